@@ -1,0 +1,112 @@
+"""The errors medseg raises on purpose: each says where, what and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class MedsegError(Exception):
+    """An error that the person at the keyboard can act on.
+
+    Args:
+        where: file, folder, series, case key or configuration path the error is about.
+        what: what was found and what was expected, with units.
+        remedy: what to do or which option to set.
+        code: stable machine-readable name, `E_` and capitals; the class's own code by default.
+    """
+
+    default_code = "E_MEDSEG"
+
+    def __init__(
+        self, where: str | Path, what: str, remedy: str = "", *, code: str | None = None
+    ) -> None:
+        self.where = str(where)
+        self.what = what
+        self.remedy = remedy
+        self.code = code or self.default_code
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.where, self.what, self.remedy, self.code))
+
+
+class ConfigError(MedsegError):
+    """The composed configuration cannot be run."""
+
+    default_code = "E_CONFIG"
+
+
+class InputError(MedsegError):
+    """A file or folder given as input cannot be read rightly; `code` says which rule refused it."""
+
+    default_code = "E_INPUT"
+
+
+class GeometryError(InputError):
+    """Voxel positions are missing, contradictory or differ between images that must agree."""
+
+    default_code = "E_GEOMETRY"
+
+
+class LabelError(InputError):
+    """A reference holds values, or a configuration holds names, that the label set does not."""
+
+    default_code = "E_LABEL"
+
+
+class OutputError(MedsegError):
+    """A result cannot be written where it was asked to go."""
+
+    default_code = "E_OUTPUT"
+
+
+class BundleError(MedsegError):
+    """A model bundle is incomplete, altered or of an unknown format."""
+
+    default_code = "E_BUNDLE"
+
+
+class TrainingError(MedsegError):
+    """Training cannot start or go on."""
+
+    default_code = "E_TRAINING"
+
+
+class MissingExtraError(MedsegError):
+    """An optional package is needed for what was asked."""
+
+    default_code = "E_MISSING_EXTRA"
+
+
+def missing_extra(feature: str, *, extra: str, package: str) -> MissingExtraError:
+    """Error naming the extra that installs `package`, for raising from an ImportError."""
+    return MissingExtraError(
+        feature,
+        f"the package '{package}' is not installed",
+        f"install it with: pip install 'medseg[{extra}]'",
+    )
+
+
+def raise_all(errors: Sequence[MedsegError], *, where: str, what: str) -> None:
+    """Raises one error listing all of `errors`, the error itself if there is just one.
+
+    The code is the common code of all, or the general one of the first error's class.
+    """
+    if not errors:
+        return
+    if len(errors) == 1:
+        raise errors[0]
+    codes = {error.code for error in errors}
+    kind = type(errors[0])
+    lines = "".join(f"\n  {error}" for error in errors)
+    code = codes.pop() if len(codes) == 1 else None
+    raise kind(where, f"{len(errors)} {what}:{lines}", code=code)
+
+
+def _rebuild(kind: type[MedsegError], where: str, what: str, remedy: str, code: str) -> MedsegError:
+    return kind(where, what, remedy, code=code)

@@ -1,0 +1,53 @@
+"""Who and when: the case, and the DICOM series it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.core.segmentation import LabelMap
+from medseg.core.volume import Volume
+
+
+@dataclass(frozen=True)
+class SeriesRef:
+    """A DICOM series as found on disk.
+
+    Args:
+        study_uid, series_uid, frame_of_reference_uid: as in the headers.
+        modality: DICOM modality.
+        paths: one file per slice in the order of k, or one multi-frame file.
+    """
+
+    study_uid: str
+    series_uid: str
+    frame_of_reference_uid: str
+    modality: str
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject at one time: images, and a reference if there is one, read on demand.
+
+    Args:
+        key: short name used in logs, file names and reports; never a patient identifier.
+        read_image: reads all channels as one Volume on one grid.
+        read_reference: reads the reference label map; None if the case has none.
+        group: cases of one patient share it, so that splits keep them together.
+        series: the DICOM series of the image, if it is one.
+        paths: the files that the image and reference are read from, for hashing and messages.
+    """
+
+    key: str
+    read_image: Callable[[], Volume]
+    read_reference: Callable[[], LabelMap] | None = None
+    group: str = ""
+    series: SeriesRef | None = None
+    paths: tuple[Path, ...] = ()
+
+    @property
+    def patient(self) -> str:
+        """Splitting key: the group, or the case's own key where no group is known."""
+        return self.group or self.key

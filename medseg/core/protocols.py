@@ -1,0 +1,48 @@
+"""The interfaces that packages know each other by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from medseg.core.identity import Case
+from medseg.core.labels import LabelSet
+from medseg.core.segmentation import LabelMap, ProbabilityMap
+
+
+@dataclass(frozen=True)
+class SourceDescription:
+    """What a source knows of its data beyond the cases.
+
+    Args:
+        labels: meaning of the reference's numbers; None if the source does not say.
+        channel_names: one name per image channel, such as ("CT",) or ("T1", "FLAIR"); empty if unknown.
+        notice: a sentence that must stand in the first lines of a run and on the bundle's card; "" if none.
+    """
+
+    labels: LabelSet | None = None
+    channel_names: tuple[str, ...] = ()
+    notice: str = ""
+
+
+class Source(Protocol):
+    """Where cases come from."""
+
+    def cases(self) -> list[Case]:
+        """All cases, sorted by key; headers may be read, pixels are not."""
+        ...
+
+    def describe(self) -> SourceDescription: ...
+
+
+class Predictor(Protocol):
+    """Segments one case; the result lies on the grid of the input series."""
+
+    def predict(self, case: Case) -> LabelMap: ...
+
+
+class Writer(Protocol):
+    """Writes one result below a folder and returns the files it made."""
+
+    def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]: ...
