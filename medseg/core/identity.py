@@ -38,6 +38,7 @@ class Case:
         group: cases of one patient share it, so that splits keep them together.
         series: the DICOM series of the image, if it is one.
         paths: the files that the image and reference are read from, for hashing and messages.
+        is_held_out: True for a case that the data set sets aside for testing; it is never trained on.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Case:
     group: str = ""
     series: SeriesRef | None = None
     paths: tuple[Path, ...] = ()
+    is_held_out: bool = False
 
     @property
     def patient(self) -> str:
