@@ -59,4 +59,4 @@ def permute_array(
 ) -> NDArray[Any]:
     """A view of a (C, I, J, K) array with spatial axes reordered, then flipped."""
     moved = array.transpose(0, *(axis + 1 for axis in order))
-    return np.flip(moved, [axis + 1 for axis in flips]) if flips else moved
+    return np.flip(moved, tuple(axis + 1 for axis in flips)) if flips else moved
