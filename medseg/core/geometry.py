@@ -21,7 +21,9 @@ _POSITIVE = "RAS"
 _NEGATIVE = "LPI"
 
 ALL_ORIENTATIONS: tuple[str, ...] = tuple(
-    "".join((_POSITIVE if sign else _NEGATIVE)[axis] for axis, sign in zip(axes, signs, strict=True))
+    "".join(
+        (_POSITIVE if sign else _NEGATIVE)[axis] for axis, sign in zip(axes, signs, strict=True)
+    )
     for axes in permutations(range(3))
     for signs in product((True, False), repeat=3)
 )
@@ -49,7 +51,7 @@ class Geometry:
             raise GeometryError("shape", f"must be three positive numbers, got {shape}")
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise GeometryError("affine", f"must be a finite 4x4 matrix, got {affine.tolist()}")
-        if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        if not _spans_space(affine[:3, :3]):
             raise GeometryError("affine", "has an axis of length zero or axes in one plane")
         affine.flags.writeable = False
         object.__setattr__(self, "shape", shape)
@@ -123,7 +125,9 @@ class Geometry:
         if self.shape != other.shape:
             return f"shape {self.shape} against {other.shape}"
         corners = np.array(list(product(*((0, extent - 1) for extent in self.shape))))
-        distance = np.linalg.norm(self.to_world_mm(corners) - other.to_world_mm(corners), axis=1).max()
+        distance = np.linalg.norm(
+            self.to_world_mm(corners) - other.to_world_mm(corners), axis=1
+        ).max()
         # A single slice has no extent along its normal, so its thickness is compared by itself.
         spacing = np.abs(np.subtract(self.spacing_mm, other.spacing_mm)).max()
         if distance <= tolerance_mm and spacing <= tolerance_mm:
@@ -138,7 +142,9 @@ class Geometry:
         axes, signs = _nearest_axes(self.directions)
         order = tuple(axes.index(axis) for axis in wanted_axes)
         flips = tuple(
-            n for n, (old, sign) in enumerate(zip(order, wanted_signs, strict=True)) if signs[old] != sign
+            n
+            for n, (old, sign) in enumerate(zip(order, wanted_signs, strict=True))
+            if signs[old] != sign
         )
         return (order[0], order[1], order[2]), flips
 
@@ -174,10 +180,20 @@ class Geometry:
         return Geometry(shape, affine)
 
 
+def _spans_space(axes: NDArray[np.float64]) -> bool:
+    """True if three columns have a volume; relative to their lengths, so that micrometres count."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        volume = abs(np.linalg.det(axes))
+        box = np.linalg.norm(axes, axis=0).prod()
+    return bool(np.isfinite(box) and volume > 1e-6 * box)
+
+
 def _parse_orientation(orientation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if orientation not in ALL_ORIENTATIONS:
         raise GeometryError(
-            "orientation", f"'{orientation}' is not an axis code", "use three letters such as RAS or LPS"
+            "orientation",
+            f"'{orientation}' is not an axis code",
+            "use three letters such as RAS or LPS",
         )
     axes = tuple(_POSITIVE.find(c) if c in _POSITIVE else _NEGATIVE.find(c) for c in orientation)
     signs = tuple(1 if c in _POSITIVE else -1 for c in orientation)
