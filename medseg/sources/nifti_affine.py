@@ -1,0 +1,234 @@
+"""Where the voxels of a NIfTI file lie: sform and qform, checked against each other, in RAS mm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.core.errors import GeometryError
+from medseg.core.geometry import Geometry
+from medseg.sources.read_rules import ReadRules
+
+_MAX_CODE = 5
+# Float32 rounding of a half-turn quaternion leaves b2 + c2 + d2 this far above 1.
+_QUATERNION_ROUNDING = 1e-5
+# sform and qform of one file that differ by less were meant to be the same; float32 offsets of a
+# metre are exact to 6e-5 mm, tools that round to three decimals reach a few hundredths.
+_SAME_MM = 0.1
+# From ten nanometres to ten metres; a voxel beyond that is a damaged header.
+_PLAUSIBLE_MM = (1e-5, 1e4)
+_Affine = NDArray[np.float64]
+
+
+def nifti_affine(
+    fields: np.void,
+    path: Path,
+    *,
+    shape: tuple[int, int, int],
+    num_axes: int,
+    unit_mm: float,
+    rules: ReadRules,
+    notes: list[str],
+) -> _Affine:
+    """Affine from voxel indices to RAS mm; choices made are added to `notes`.
+
+    The sform is taken where both are given. They must agree on which side is left.
+
+    Raises:
+        GeometryError: no orientation is given, or what is given cannot be right.
+    """
+    codes = {name: int(fields[f"{name}_code"]) for name in ("sform", "qform")}
+    for name, code in codes.items():
+        if not 0 <= code <= _MAX_CODE:
+            raise GeometryError(
+                path,
+                f"{name}_code is {code}, must be 0 to {_MAX_CODE}",
+                "the header is damaged; export the file again",
+                code="E_HEADER",
+            )
+    spacing = _spacing(fields, path, shape=shape, num_axes=num_axes, notes=notes)
+    if not any(codes.values()):
+        affine = _unknown_orientation(path, spacing, rules=rules, notes=notes)
+    elif codes["sform"]:
+        affine = _sform(fields, path, shape=shape, num_axes=num_axes, notes=notes)
+        if codes["qform"]:
+            _compare_with_qform(fields, path, affine, shape=shape, spacing=spacing, notes=notes)
+        elif np.abs(np.linalg.norm(affine[:3, :3], axis=0) / np.abs(spacing) - 1).max() > 1e-2:
+            notes.append("the voxel size follows the sform, which differs from pixdim")
+    else:
+        affine = _qform(fields, path, spacing=spacing)
+    affine[:3] *= unit_mm
+    _refuse_implausible(_geometry(shape, affine, path, "affine"), path)
+    return affine
+
+
+def _refuse_implausible(geometry: Geometry, path: Path) -> None:
+    low, high = _PLAUSIBLE_MM
+    if not all(low <= spacing <= high for spacing in geometry.spacing_mm):
+        raise _bad_spacing(path, np.array(geometry.spacing_mm))
+    if not geometry.is_orthogonal:
+        raise GeometryError(
+            path,
+            "its axes are not at right angles (the sform is sheared)",
+            "resample it to a grid with right angles",
+            code="E_SHEAR",
+        )
+
+
+def _geometry(shape: tuple[int, int, int], affine: _Affine, path: Path, name: str) -> Geometry:
+    try:
+        return Geometry(shape, affine)
+    except GeometryError as error:
+        raise GeometryError(
+            path,
+            f"the {name} {error.what}",
+            f"write a right {name}, or set its code to 0 if the other one is right",
+            code="E_AFFINE",
+        ) from error
+
+
+def _spacing(
+    fields: np.void,
+    path: Path,
+    *,
+    shape: tuple[int, int, int],
+    num_axes: int,
+    notes: list[str],
+) -> NDArray[np.float64]:
+    """pixdim[1:4]; an axis that a 2D image does not have is 1 mm long."""
+    spacing = np.asarray(fields["pixdim"][1:4], dtype=np.float64).copy()
+    if num_axes == 2 and not (np.isfinite(spacing[2]) and spacing[2] > 0):
+        spacing[2] = 1.0
+        notes.append("the slice thickness of the 2D image is unknown and taken as 1 mm")
+    is_negative_with_sform = int(fields["sform_code"]) > 0 and bool((spacing < 0).any())
+    if not np.isfinite(spacing).all() or (spacing == 0).any():
+        raise _bad_spacing(path, spacing)
+    if (spacing < 0).any() and not is_negative_with_sform:
+        raise _bad_spacing(path, spacing)
+    if is_negative_with_sform:
+        notes.append("a negative voxel size in pixdim is ignored, the sform gives the direction")
+        spacing = np.abs(spacing)
+    return spacing
+
+
+def _bad_spacing(path: Path, spacing: NDArray[np.float64]) -> GeometryError:
+    values = tuple(float(f"{value:.6g}") for value in spacing)
+    return GeometryError(
+        path,
+        f"the voxel size is {values}, must be three positive numbers in mm",
+        "set pixdim[1] to pixdim[3] to the voxel size",
+        code="E_SPACING",
+    )
+
+
+def _unknown_orientation(
+    path: Path, spacing: NDArray[np.float64], *, rules: ReadRules, notes: list[str]
+) -> _Affine:
+    if not rules.allow_unknown_orientation:
+        raise GeometryError(
+            path,
+            "sform_code and qform_code are 0: the file does not say which side is left",
+            "set one of them, or allow_unknown_orientation=true of the source to take R, A, S",
+            code="E_NO_ORIENTATION",
+        )
+    notes.append("the orientation is unknown; its axes are taken as R, A, S")
+    return np.diag([*spacing, 1.0])
+
+
+def _sform(
+    fields: np.void,
+    path: Path,
+    *,
+    shape: tuple[int, int, int],
+    num_axes: int,
+    notes: list[str],
+) -> _Affine:
+    affine = np.eye(4)
+    affine[:3] = np.asarray(fields["srow"], dtype=np.float64)
+    if num_axes == 2 and np.isfinite(affine).all() and not affine[:3, 2].any():
+        affine[:3, 2] = np.cross(*(axis / np.linalg.norm(axis) for axis in affine[:3, :2].T))
+        notes.append("the slice thickness of the 2D image is unknown and taken as 1 mm")
+    _geometry(shape, affine, path, "sform")
+    return affine
+
+
+def _qform(fields: np.void, path: Path, *, spacing: NDArray[np.float64]) -> _Affine:
+    """Affine of method 2 in nifti1.h: rotation from a quaternion, and a mirror (qfac)."""
+    b, c, d = (float(value) for value in fields["quatern"])
+    offset = np.asarray(fields["qoffset"], dtype=np.float64)
+    qfac = float(fields["pixdim"][0])
+    square = b * b + c * c + d * d
+    if (
+        not np.isfinite(square)
+        or square > 1 + _QUATERNION_ROUNDING
+        or not np.isfinite(offset).all()
+    ):
+        raise _bad_qform(path, f"the qform is not a rotation: quaternion ({b:g}, {c:g}, {d:g})")
+    if qfac not in (-1.0, 0.0, 1.0):
+        raise _bad_qform(path, f"qfac (pixdim[0]) is {qfac:g}, must be 1 or -1")
+    a = np.sqrt(max(1.0 - square, 0.0))
+    scale = np.sqrt(a * a + square)
+    a, b, c, d = a / scale, b / scale, c / scale, d / scale
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * spacing * [1.0, 1.0, -1.0 if qfac < 0 else 1.0]
+    affine[:3, 3] = offset
+    return affine
+
+
+def _bad_qform(path: Path, what: str) -> GeometryError:
+    return GeometryError(path, what, "write a right qform or sform", code="E_AFFINE")
+
+
+def _compare_with_qform(
+    fields: np.void,
+    path: Path,
+    sform: _Affine,
+    *,
+    shape: tuple[int, int, int],
+    spacing: NDArray[np.float64],
+    notes: list[str],
+) -> None:
+    """Notes a difference between the two; refuses one that swaps left and right.
+
+    Raises:
+        GeometryError: E_LATERALITY.
+    """
+    try:
+        qform = _qform(fields, path, spacing=spacing)
+        by_qform = _geometry(shape, qform, path, "qform")
+    except GeometryError as error:
+        notes.append(f"the sform is used; {error.what}")
+        return
+    by_sform = Geometry(shape, sform)
+    if _swaps_sides(by_sform, by_qform):
+        raise GeometryError(
+            path,
+            f"sform ({by_sform.orientation}) and qform ({by_qform.orientation}) swap the sides",
+            "find out which is right and set the code of the other to 0",
+            code="E_LATERALITY",
+        )
+    difference = by_sform.difference(by_qform, tolerance_mm=_SAME_MM)
+    if difference:
+        notes.append(f"sform and qform differ ({difference}); the sform is used")
+
+
+def _swaps_sides(first: Geometry, second: Geometry) -> bool:
+    """True if one is a mirror image of the other, or their left-right axes point opposite ways."""
+    if np.linalg.det(first.affine[:3, :3]) * np.linalg.det(second.affine[:3, :3]) < 0:
+        return True
+    sideways = [
+        next(n for n, code in enumerate(geometry.orientation) if code in "LR")
+        for geometry in (first, second)
+    ]
+    return sideways[0] == sideways[1] and (
+        first.orientation[sideways[0]] != second.orientation[sideways[1]]
+    )
