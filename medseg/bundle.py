@@ -1,0 +1,212 @@
+"""A trained model as a folder: weights, plan, labels, configuration and card. Loading it runs no code from it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from medseg.config.build import build_restricted, environment_packages
+from medseg.core.atomic import write_bytes, write_text
+from medseg.core.errors import BundleError, ConfigError, MedsegError
+from medseg.core.labels import LabelSet
+from medseg.data.plan import Plan
+
+FORMAT_VERSION = 1
+MAX_YAML_BYTES = 4 * 2**20
+NETWORK_PACKAGES = ("medseg.models",)
+"""Where the class of a bundle's network must be defined, unless $MEDSEG_ALLOWED_TARGETS adds the user's own."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelBundle:
+    """Everything prediction needs.
+
+    Args:
+        folder: where it is stored.
+        plan: spacing, patch, normalisation.
+        labels: classes of the logits, in order.
+        config: the training configuration, for people; never built from.
+        card: name, notice, network, data, software versions and the sha256 of every file.
+        sha256: of the card, and so of the whole bundle.
+    """
+
+    folder: Path
+    plan: Plan
+    labels: LabelSet
+    config: Mapping[str, Any]
+    card: Mapping[str, Any]
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return str(self.card.get("name", "model"))
+
+    @property
+    def notice(self) -> str:
+        """A warning to be shown wherever the model is used; "" if there is none."""
+        return str(self.card.get("notice", ""))
+
+    @property
+    def mirror_axes(self) -> str:
+        return str(self.card.get("mirror_axes", ""))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ModelBundle:
+        """Reads a bundle and checks every file against its sha256.
+
+        Raises:
+            BundleError: the folder is no bundle, a file is missing or altered, or the format is newer.
+        """
+        folder = Path(folder)
+        if not (folder / "card.yaml").is_file():
+            inside = sorted(path.parent for path in folder.glob("**/card.yaml"))[:1]
+            raise BundleError(
+                folder,
+                "is no model bundle: it holds no card.yaml",
+                f"did you mean bundle={inside[0]}?" if inside else "give the folder that training printed",
+            )
+        card_bytes = _read(folder / "card.yaml", limit=MAX_YAML_BYTES)
+        card = _mapping(card_bytes, folder / "card.yaml")
+        if card.get("format_version") != FORMAT_VERSION:
+            raise BundleError(
+                folder / "card.yaml",
+                f"has format version {card.get('format_version')!r}, this medseg reads {FORMAT_VERSION}",
+                "use the medseg version that wrote it, or train again",
+            )
+        network = card.get("network")
+        if not isinstance(network, dict) or not isinstance(network.get("options"), dict):
+            raise BundleError(folder / "card.yaml", "does not describe its network", "copy it again")
+        files = card.get("sha256")
+        if not isinstance(files, dict) or not any(str(n).startswith("weights/") for n in files):
+            raise BundleError(folder / "card.yaml", "does not list the bundle's files", "copy it again")
+        for name, digest in files.items():
+            path = _inside(folder, str(name))
+            if hashlib.sha256(_read(path)).hexdigest() != digest:
+                raise BundleError(
+                    path, "differs from what training wrote (sha256)", "copy the bundle again"
+                )
+        try:
+            plan = Plan.from_dict(
+                _mapping(_read(folder / "plan.yaml", limit=MAX_YAML_BYTES), folder / "plan.yaml")
+            )
+            labels = LabelSet.from_mapping(
+                _mapping(_read(folder / "labels.yaml", limit=MAX_YAML_BYTES), folder / "labels.yaml")
+            )
+        except (MedsegError, TypeError) as error:
+            raise BundleError(folder, f"cannot be understood: {error}", "train again") from error
+        config = _mapping(_read(folder / "config.yaml", limit=MAX_YAML_BYTES), folder / "config.yaml")
+        return cls(folder, plan, labels, config, card, hashlib.sha256(card_bytes).hexdigest())
+
+    @classmethod
+    def write(
+        cls,
+        folder: str | Path,
+        *,
+        weights: Mapping[str, Mapping[str, Tensor]],
+        plan: Plan,
+        labels: LabelSet,
+        config: Mapping[str, Any],
+        card: Mapping[str, Any],
+    ) -> ModelBundle:
+        """Writes a bundle and reads it back; the card is written last, so a half-written one is none.
+
+        Args:
+            folder: made if it does not exist.
+            weights: state dict of the network per file name, such as {"fold_0": ...}.
+            plan, labels, config: see the class.
+            card: needs "name" and "network" ({"class", "options"}); versions and hashes are added.
+        """
+        folder = Path(folder)
+        contents: dict[str, bytes] = {
+            "plan.yaml": plan.to_yaml().encode(),
+            "labels.yaml": yaml.safe_dump(labels.to_mapping(), sort_keys=False).encode(),
+            "config.yaml": yaml.safe_dump(dict(config), sort_keys=False).encode(),
+        }
+        for name, state in weights.items():
+            plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+            contents[f"weights/{name}.safetensors"] = save_tensors(plain)
+        for name, content in contents.items():
+            write_bytes(folder / name, content)
+        full_card = {
+            "format_version": FORMAT_VERSION,
+            **card,
+            "software": {
+                "medseg": version("medseg"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "sha256": {name: hashlib.sha256(c).hexdigest() for name, c in contents.items()},
+        }
+        write_text(folder / "card.yaml", yaml.safe_dump(full_card, sort_keys=False, width=110))
+        return cls.load(folder)
+
+    def build_networks(self) -> list[nn.Module]:
+        """One network per weights file, with its weights, on CPU.
+
+        Raises:
+            BundleError: the network is unknown to this medseg, or the weights do not fit it.
+        """
+        networks = []
+        facts = self.card["network"]
+        for name in self.weight_files:
+            path = _inside(self.folder, name)
+            try:
+                network = build_restricted(
+                    {"_target_": facts["class"], **facts["options"]},
+                    packages=(*NETWORK_PACKAGES, *environment_packages()),
+                    extra={"out_channels": len(self.labels)},
+                )
+                if not isinstance(network, nn.Module):
+                    raise BundleError(self.folder / "card.yaml", f"{facts['class']} is no network")
+                network.load_state_dict(load_tensors(_read(path)))
+            except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+                raise BundleError(
+                    path, f"does not fit the network: {error}", "copy the bundle again"
+                ) from error
+            except ConfigError as error:
+                raise BundleError(self.folder / "card.yaml", str(error), "train again") from error
+            networks.append(network)
+        return networks
+
+    @property
+    def weight_files(self) -> Sequence[str]:
+        return sorted(str(name) for name in self.card["sha256"] if str(name).startswith("weights/"))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Path of a bundle's file; refuses names that lead out of the folder."""
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
+        raise BundleError(folder / "card.yaml", f"names the file '{name}' outside the bundle")
+    return path
+
+
+def _read(path: Path, *, limit: int | None = None) -> bytes:
+    try:
+        if limit is not None and path.stat().st_size > limit:
+            raise BundleError(path, f"is larger than {limit} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(path, f"cannot be read: {error.strerror}", "copy the bundle again") from error
+
+
+def _mapping(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(path, "is no plain YAML", "copy the bundle again") from error
+    if not isinstance(value, dict):
+        raise BundleError(path, "is no mapping", "copy the bundle again")
+    return value

@@ -1,0 +1,115 @@
+"""What train and prepare share: data set, split, fingerprint, plan and cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from medseg.config.build import build
+from medseg.core.atomic import write_text
+from medseg.core.identity import Case
+from medseg.core.labels import LabelSet
+from medseg.data.cache import CaseCache
+from medseg.data.fingerprint import Fingerprint, measure
+from medseg.data.plan import Plan, make_plan
+from medseg.data.spec import DatasetSpec
+from medseg.data.split import Split, split_cases
+from medseg.training.fit import device_of
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Everything a training needs before its first step.
+
+    Args:
+        spec: the data set.
+        labels: its classes.
+        notice: what must be said about the data; "" if nothing.
+        cases: labelled cases by key.
+        split: who trains and who validates.
+        fingerprint, plan: of the training cases.
+        cache: with all training and validation cases prepared.
+        device: "cpu" or "cuda".
+    """
+
+    spec: DatasetSpec
+    labels: LabelSet
+    notice: str
+    cases: dict[str, Case]
+    split: Split
+    fingerprint: Fingerprint
+    plan: Plan
+    cache: CaseCache
+    device: str
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """Where a run keeps what it makes."""
+    return Path(cfg.paths.runs) / str(cfg.name) / f"fold_{cfg.fold}"
+
+
+def prepare_data(cfg: DictConfig) -> Preparation:
+    """Reads, checks and measures the data set, plans, and fills the cache; plan and split go to the run folder.
+
+    The finished plan also replaces `cfg.plan`, so that options which refer to it have their values.
+    """
+    folder = run_folder(cfg)
+    device = device_of(str(cfg.trainer.accelerator))
+    spec: DatasetSpec = build(cfg.data)
+    description = spec.source.describe()
+    if description.notice:
+        console.print(f"[bold yellow]{description.notice}[/]")
+    labels = spec.label_set()
+    cases = spec.labelled_cases()
+    split = split_cases(cases, fold=cfg.fold, num_folds=spec.num_folds, seed=spec.split_seed)
+    by_key = {case.key: case for case in cases}
+    console.print(
+        f"{spec.name}: {len(split.train)} cases to train on, {len(split.validation)} to validate, "
+        f"{len(split.test)} held out; labels {', '.join(labels.names)}"
+    )
+    used = [case for case in cases if not case.is_held_out]
+    threads = min(4, os.cpu_count() or 1)
+    with counting("reading cases", len(used)) as step:
+        fingerprint = measure(used, labels, num_threads=threads, on_progress=step)
+    training = set(split.train)
+    fingerprint = replace(
+        fingerprint, cases=tuple(case for case in fingerprint.cases if case.key in training)
+    )
+    plan = make_plan(fingerprint, modality=spec.modality, given=build(cfg.plan), device=device)
+    fingerprint.save(folder / "fingerprint.json")
+    write_text(folder / "split.yaml", yaml.safe_dump(_plain(split.to_dict()), sort_keys=False))
+    write_text(folder / "plan.yaml", plan.to_yaml())
+    with open_dict(cfg):
+        cfg.plan = {"_target_": cfg.plan._target_, **plan.to_dict()}
+    cache = CaseCache(Path(cfg.paths.cache) / "cases", plan=plan, num_classes=len(labels))
+    with counting("preparing cases", len(used)) as step:
+        cache.prepare(used, num_threads=threads, on_progress=step)
+    return Preparation(
+        spec, labels, description.notice, by_key, split, fingerprint, plan, cache, device
+    )
+
+
+@contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar; yields a function that advances it by one."""
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _plain(content: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in content.items()
+    }

@@ -1,0 +1,258 @@
+"""`medseg train`: from a configuration to a bundle, its predictions and its scores."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from medseg.bundle import ModelBundle
+from medseg.cli.preparation import Preparation, console, counting, prepare_data, run_folder
+from medseg.config.build import build, build_all
+from medseg.core.atomic import write_text
+from medseg.core.errors import ConfigError
+from medseg.data.dataset import BatchDataset
+from medseg.data.loader import training_loader, validation_loader
+from medseg.inference.cases import CaseOutcome, predict_cases
+from medseg.inference.precision import best_precision
+from medseg.inference.predictor import NetworkPredictor, mirror_axes_in_network
+from medseg.reports.evaluation import score_cases, scores_table, summarise, write_scores
+from medseg.training.callbacks import Monitor
+from medseg.training.fit import FitResult, fit, seconds
+from medseg.training.module import TrainingModule
+from medseg.writers.dicom_seg import DicomSegWriter
+from medseg.writers.nifti import NiftiWriter
+
+MODEL_KEYS_FROM_DATA = ("in_channels", "out_channels")
+
+
+def run(cfg: DictConfig) -> int:
+    """Trains, writes the bundle, predicts and scores the held-out or validation cases; returns the exit code."""
+    folder = run_folder(cfg)
+    prepared = prepare_data(cfg)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    model = _model(cfg, prepared)
+    result = _fit(cfg, prepared, model, folder)
+    bundle = _write_bundle(cfg, prepared, model, result, folder)
+    return _show(cfg, prepared, bundle, result, folder)
+
+
+def _model(cfg: DictConfig, prepared: Preparation) -> nn.Module:
+    # The random start belongs to the seed alone, whatever was drawn while preparing.
+    torch.manual_seed(int(cfg.seed))
+    model: nn.Module = build(
+        cfg.model,
+        in_channels=prepared.fingerprint.num_channels,
+        out_channels=len(prepared.labels),
+    )
+    stride = getattr(model, "stride", None)
+    patch = prepared.plan.patch_size or ()
+    if stride is not None and any(p % s for p, s in zip(patch, stride, strict=True)):
+        raise ConfigError(
+            "plan.patch_size",
+            f"is {list(patch)}, no multiple of the network's stride {list(stride)}",
+            "set plan.patch_size to multiples of it",
+        )
+    return model
+
+
+def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path) -> FitResult:
+    plan, spec = prepared.plan, build(cfg.loader)
+    loss = build(cfg.loss, ignore_id=prepared.labels.ignore_id)
+    task = build(cfg.task, labels=prepared.labels, loss=loss)
+    trainer_options: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
+    max_time_s = seconds(trainer_options.pop("max_time"))
+    deterministic = bool(trainer_options["deterministic"])
+    precision = trainer_options["precision"] or best_precision(prepared.device)
+    shows_progress = bool(trainer_options.pop("enable_progress_bar"))
+    trainer_options.pop("log_every_n_steps", None)
+    total_steps = int(cfg.trainer.max_epochs) * spec.steps_per_epoch
+    callbacks = list(build_all(cfg.callbacks).values()) if cfg.callbacks else []
+    early_stop = any(isinstance(c, pl.callbacks.EarlyStopping) for c in callbacks)
+    logger = build(cfg.logger) if cfg.logger else None
+    module = TrainingModule(
+        model,
+        task,
+        optimizer=build(cfg.optimizer),
+        schedule=build(cfg.schedule),
+        inference=build(cfg.inference),
+        patch_size=tuple(plan.patch_size or ()),
+        total_steps=total_steps // int(cfg.trainer.accumulate_grad_batches),
+        max_time_s=max_time_s,
+        always_validate=early_stop or deterministic,
+    )
+    if logger is not None:
+        logger.log_hyperparams(_hyperparameters(cfg))
+    batches = BatchDataset(
+        [prepared.cases[key] for key in prepared.split.train],
+        prepared.cache,
+        augment=build(cfg.augment),
+        foreground_fraction=spec.foreground_fraction,
+        mirror_axes=mirror_axes_in_network(plan, prepared.spec.mirror_axes),
+        outside_label=task.outside_label,
+        seed=int(cfg.seed),
+        rank=_rank(),
+        num_steps=total_steps,
+    )
+    shown = [prepared.cases[key] for key in prepared.split.validation[: spec.validation_cases]]
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    console.print(
+        f"{type(model).__name__} {plan.spatial_dims}D, {parameters:.1f} million parameters, patch "
+        f"{'x'.join(map(str, plan.patch_size or ()))}, batch {plan.batch_size}, {prepared.device} {precision}"
+    )
+    trainer_options.pop("_target_")
+    return fit(
+        module,
+        trainer_factory=partial(pl.Trainer, **{**trainer_options, "precision": precision}),
+        training=training_loader(batches, spec, device=prepared.device),
+        validation=validation_loader(shown, prepared.cache),
+        folder=folder,
+        resume=bool(cfg.resume),
+        seed=int(cfg.seed),
+        callbacks=[
+            *callbacks,
+            Monitor(batch_size=plan.batch_size or 1, spacing_mm=tuple(plan.spacing_mm or ())),
+        ],
+        loggers=[] if logger is None else [logger],
+        shows_progress=shows_progress,
+    )
+
+
+def _write_bundle(
+    cfg: DictConfig, prepared: Preparation, model: nn.Module, result: FitResult, folder: Path
+) -> ModelBundle:
+    options = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(options, dict)
+    network = options.pop("_target_")
+    options["in_channels"] = prepared.fingerprint.num_channels
+    fold = "all" if prepared.split.fold is None else prepared.split.fold
+    return ModelBundle.write(
+        folder / "bundle",
+        weights={f"fold_{fold}": result.weights},
+        plan=prepared.plan,
+        labels=prepared.labels,
+        config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
+        card={
+            "name": str(cfg.name),
+            "notice": prepared.notice,
+            "intended_use": "research; not cleared for clinical decisions",
+            "data": {
+                "name": prepared.spec.name,
+                "modality": prepared.spec.modality,
+                "channel_names": list(prepared.spec.channel_names),
+                "num_training_cases": len(prepared.split.train),
+                "training_cases_sha256": hashlib.sha256(
+                    "\n".join(prepared.split.train).encode()
+                ).hexdigest(),
+            },
+            "mirror_axes": prepared.spec.mirror_axes,
+            "network": {"class": network, "options": options},
+            "training": {
+                "steps": result.num_steps,
+                "seconds": round(result.elapsed_s, 1),
+                "validation_dice": {k: round(v, 4) for k, v in result.scores.items()},
+            },
+        },
+    )
+
+
+def _show(
+    cfg: DictConfig, prepared: Preparation, bundle: ModelBundle, result: FitResult, folder: Path
+) -> int:
+    """Predicts and scores the held-out cases (validation cases if there are none) and prints what to do next."""
+    kind = "test" if prepared.split.test else "validation"
+    cases = [prepared.cases[key] for key in prepared.split.test or prepared.split.validation]
+    predictor = NetworkPredictor(bundle, inference=build(cfg.inference), device=prepared.device)
+    output = folder / "predictions"
+    writers: list[Any] = [NiftiWriter()]
+    if any(case.series is not None for case in cases):
+        writers.append(DicomSegWriter(algorithm_name=bundle.name, bundle_sha256=bundle.sha256))
+    with counting(f"predicting {kind} cases", len(cases)) as step:
+        outcomes = predict_cases(
+            predictor,
+            cases,
+            writers=writers,
+            folder=output,
+            keeps_results=True,
+            on_done=lambda _: step(),
+        )
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    for outcome in failed:
+        console.print(f"[red]{outcome.key}: {outcome.error}[/]")
+    with counting("scoring", len(outcomes)) as step:
+        scores = score_cases(
+            (
+                (o.key, prepared.cases[o.key].read_reference, o.result)
+                for o in outcomes
+                if not o.error
+            ),
+            prepared.labels,
+            on_progress=step,
+        )
+    summary = summarise(scores, prepared.labels)
+    write_scores(scores, summary, folder)
+    console.print(scores_table(summary, title=f"{kind} cases"))
+    console.print(f"trained {result.num_steps} steps in {result.elapsed_s / 60:.1f} min")
+    source = next((c for c in cases if c.series is not None), None)
+    data = str(source.series.paths[0].parent.parent) if source and source.series else "<folder>"
+    for title, path in (
+        ("bundle", bundle.folder),
+        ("predictions", output),
+        ("scores", folder / "scores.csv"),
+        ("TensorBoard", folder / "tensorboard"),
+    ):
+        console.print(f"{title + ':':<13}{path}", soft_wrap=True)
+    console.print("next:")
+    for line in (
+        ["tensorboard", "--logdir", str(folder / "tensorboard")],
+        [
+            "python", "-m", "medseg", "predict", f"bundle={bundle.folder}", f"source.folder={data}",
+            "paths.output=output", "output=[nifti,dicom_seg]" if source else "output=[nifti]",
+        ],
+    ):  # fmt: skip
+        console.print("  " + shlex.join(line).replace("'<folder>'", "<folder>"), soft_wrap=True)
+    return 3 if failed else 0
+
+
+def _hyperparameters(cfg: DictConfig) -> dict[str, Any]:
+    """The choices people compare between runs, flat."""
+    chosen: dict[str, Any] = {}
+    for group in ("model", "plan", "loss", "optimizer", "schedule", "augment", "loader"):
+        values = OmegaConf.to_container(cfg[group], resolve=True)
+        assert isinstance(values, dict)
+        for key, value in values.items():
+            if key not in ("reasons", "normalisation", "_partial_"):
+                chosen[f"{group}/{key.strip('_')}"] = (
+                    value if isinstance(value, int | float | str | bool) else str(value)
+                )
+    chosen["seed"], chosen["fold"] = int(cfg.seed), str(cfg.fold)
+    return chosen
+
+
+def _rank() -> int:
+    import os
+
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+
+
+def train(*overrides: str) -> ModelBundle:
+    """Trains as `python -m medseg train <overrides>` does and returns the bundle.
+
+    Raises:
+        MedsegError: the options do not fit, or the data cannot be used.
+    """
+    from medseg.config.check import load_config
+
+    cfg = load_config("train", list(overrides))
+    run(cfg)
+    return ModelBundle.load(run_folder(cfg) / "bundle")
+
+
+__all__ = ["CaseOutcome", "run", "train"]

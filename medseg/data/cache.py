@@ -1,0 +1,188 @@
+"""Preprocessed cases, kept on disk between runs and in memory while there is room."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from medseg.core.errors import MedsegError, OutputError, raise_all
+from medseg.core.identity import Case
+from medseg.data.plan import Plan
+from medseg.transforms.preprocess import preprocess, preprocess_labels
+
+FORMAT = 1
+"""Raised when the content of a cached case changes, so that older caches are not used."""
+
+MAX_LOCATIONS = 5_000
+"""Voxels per class kept for foreground sampling."""
+MEMORY_SHARE = 0.3
+"""Share of the free memory that preprocessed cases may fill; beyond it they are read from disk in pieces."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A labelled case in network space.
+
+    Args:
+        key: case key.
+        image: float32, shape (C, I, J, K).
+        labels: int16, shape (I, J, K).
+        spacing_mm: along the axes of the arrays.
+        locations: per foreground class, indices of at most MAX_LOCATIONS of its voxels, shape (n, 3).
+    """
+
+    key: str
+    image: NDArray[np.float32]
+    labels: NDArray[np.int16]
+    spacing_mm: tuple[float, float, float]
+    locations: tuple[NDArray[np.int32], ...]
+
+
+class CaseCache:
+    """Prepares cases by a plan, once.
+
+    Args:
+        folder: where prepared cases are stored; one folder per plan and case content is made below it. Cases
+            without files (synthetic ones) are kept in memory alone.
+        plan: finished plan.
+        num_classes: classes of the label set, background included.
+    """
+
+    def __init__(self, folder: Path, *, plan: Plan, num_classes: int) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.num_classes = num_classes
+        self._in_memory: dict[str, PreparedCase] = {}
+        self._free = psutil.virtual_memory().available * MEMORY_SHARE
+
+    def prepare(
+        self,
+        cases: Sequence[Case],
+        *,
+        num_threads: int = 4,
+        on_progress: Callable[[], None] | None = None,
+    ) -> None:
+        """Prepares all cases that are not yet stored; errors of all cases are reported together."""
+
+        def one(case: Case) -> MedsegError | None:
+            try:
+                self.get(case)
+            except MedsegError as error:
+                return type(error)(
+                    f"case {case.key}, {error.where}", error.what, error.remedy, code=error.code
+                )
+            finally:
+                if on_progress:
+                    on_progress()
+            return None
+
+        with ThreadPoolExecutor(num_threads) as pool:
+            outcomes = list(pool.map(one, cases))
+        raise_all(
+            [error for error in outcomes if error is not None],
+            where="data.source",
+            what="cases cannot be prepared",
+        )
+
+    def get(self, case: Case) -> PreparedCase:
+        """The prepared case: from memory, from disk, or made now."""
+        if case.key in self._in_memory:
+            return self._in_memory[case.key]
+        if case.paths:
+            folder = self.folder / self._digest(case)
+            prepared = _load(case.key, folder)
+            if prepared is None:
+                _store(self._make(case), folder)
+                prepared = _load(case.key, folder)
+                assert prepared is not None
+        else:
+            prepared = self._make(case)
+        size = prepared.image.nbytes + prepared.labels.nbytes
+        if size < self._free:
+            self._free -= size
+            prepared = PreparedCase(
+                prepared.key,
+                np.array(prepared.image),
+                np.array(prepared.labels),
+                prepared.spacing_mm,
+                prepared.locations,
+            )
+            self._in_memory[case.key] = prepared
+        return prepared
+
+    def _make(self, case: Case) -> PreparedCase:
+        assert case.read_reference is not None
+        ready = preprocess(case.read_image(), self.plan)
+        labels = preprocess_labels(case.read_reference(), self.plan).astype(np.int16)
+        locations = []
+        for class_id in range(1, self.num_classes):
+            voxels = np.flatnonzero(labels == class_id)
+            chosen = voxels[
+                np.linspace(0, len(voxels) - 1, min(MAX_LOCATIONS, len(voxels))).astype(int)
+            ]
+            locations.append(np.stack(np.unravel_index(chosen, labels.shape), axis=1).astype(np.int32))
+        return PreparedCase(
+            case.key, ready.array, labels, ready.geometry.spacing_mm, tuple(locations)
+        )
+
+    def _digest(self, case: Case) -> str:
+        """Name of a case's folder: a hash of what its content depends on."""
+        facts: dict[str, Any] = {
+            "format": FORMAT,
+            "dims": self.plan.spatial_dims,
+            "orientation": self.plan.orientation,
+            "spacing_mm": list(self.plan.spacing_mm or ()),
+            "normalisation": [dict(rule) for rule in self.plan.normalisation or ()],
+            "num_classes": self.num_classes,
+            "files": [
+                (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
+                for path in case.paths
+            ],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _store(prepared: PreparedCase, folder: Path) -> None:
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        partial.mkdir(parents=True)
+        np.save(partial / "image.npy", prepared.image)
+        np.save(partial / "labels.npy", prepared.labels)
+        np.savez(partial / "locations.npz", *prepared.locations)
+        (partial / "facts.json").write_text(json.dumps({"spacing_mm": prepared.spacing_mm}))
+        partial.rename(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if (folder / "facts.json").exists():
+            return  # another run stored the same case first
+        raise OutputError(
+            folder.parent,
+            f"a prepared case cannot be stored: {error.strerror}",
+            "free some room or set paths.cache=<folder>",
+        ) from error
+
+
+def _load(key: str, folder: Path) -> PreparedCase | None:
+    if not (folder / "facts.json").exists():
+        return None
+    facts = json.loads((folder / "facts.json").read_text())
+    with np.load(folder / "locations.npz") as stored:
+        locations = tuple(stored[f"arr_{n}"] for n in range(len(stored.files)))
+    return PreparedCase(
+        key,
+        np.load(folder / "image.npy", mmap_mode="r"),
+        np.load(folder / "labels.npy", mmap_mode="r"),
+        tuple(facts["spacing_mm"]),
+        locations,
+    )

@@ -1,0 +1,127 @@
+"""Training batches by number: what batch n holds depends on the seed, the rank and n alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from medseg.core.identity import Case
+from medseg.data.cache import CaseCache, PreparedCase
+from medseg.transforms.augment import Augment
+from medseg.transforms.patches import choose_centre, cut_mapped, cut_straight
+
+
+class BatchDataset(Dataset[dict[str, Any]]):
+    """Item n is the whole batch of training step n.
+
+    Args:
+        cases: training cases.
+        cache: gives them in network space, and holds the plan.
+        augment: random changes.
+        foreground_fraction: share of patches centred on a foreground class.
+        mirror_axes: axes of network space that may be mirrored.
+        outside_label: target of voxels beyond the image: background, or the ignore value.
+        seed, rank: of this process.
+        num_steps: length.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        cache: CaseCache,
+        *,
+        augment: Augment,
+        foreground_fraction: float,
+        mirror_axes: tuple[int, ...],
+        outside_label: int,
+        seed: int,
+        rank: int,
+        num_steps: int,
+    ) -> None:
+        self.cases = list(cases)
+        self.cache = cache
+        self.augment = augment
+        self.foreground_fraction = foreground_fraction
+        self.mirror_axes = mirror_axes
+        self.outside_label = outside_label
+        self.seed = seed
+        self.rank = rank
+        self.num_steps = num_steps
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        """Image (N, C, *patch) float32, target (N, *patch) int64 and the keys of the cases."""
+        batch_size = self.cache.plan.batch_size
+        assert batch_size is not None
+        images, targets, keys = [], [], []
+        for sample in range(batch_size):
+            rng = np.random.default_rng([self.seed, self.rank, step, sample])
+            case = self.cases[self._case_number(step * batch_size + sample)]
+            image, target = self._patch(self.cache.get(case), rng)
+            images.append(image)
+            targets.append(target)
+            keys.append(case.key)
+        return {"image": torch.stack(images), "target": torch.stack(targets), "keys": keys}
+
+    def _case_number(self, draw: int) -> int:
+        """Every case is drawn once before any is drawn again."""
+        cycle, position = divmod(draw, len(self.cases))
+        order = np.random.default_rng([self.seed, self.rank, 1_000_003, cycle])
+        return int(order.permutation(len(self.cases))[position])
+
+    def _patch(
+        self, case: PreparedCase, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        plan = self.cache.plan
+        patch_size = tuple(plan.patch_size or ())
+        dims = plan.spatial_dims
+        image, labels = case.image, case.labels
+        locations: list[Any] = list(case.locations)
+        fraction = self.foreground_fraction
+        if dims == 2:
+            present = [voxels for voxels in locations if len(voxels)]
+            slice_number = int(rng.integers(labels.shape[2]))
+            locations = []
+            if present and rng.random() < fraction:
+                voxels = present[rng.integers(len(present))]
+                voxel = voxels[rng.integers(len(voxels))]
+                slice_number, locations, fraction = int(voxel[2]), [voxel[None, :2]], 1.0
+            image, labels = image[..., slice_number], labels[..., slice_number]
+        centre = choose_centre(
+            labels.shape, patch_size, locations, foreground_fraction=fraction, rng=rng
+        )
+        spacing = case.spacing_mm[:dims]
+        matrix = self.augment.spatial_matrix(spacing, mirror_axes=self.mirror_axes, rng=rng)
+        shift = self.augment.displacement(patch_size, spacing, rng=rng)
+        only_mirrored = matrix is None or np.array_equal(np.abs(matrix), np.eye(dims))
+        if only_mirrored and shift is None:
+            cut = cut_straight(image, centre, patch_size, outside=0.0)
+            cut_labels = cut_straight(
+                labels[None], centre, patch_size, outside=self.outside_label
+            )[0]
+            flips = [] if matrix is None else [n for n in range(dims) if matrix[n, n] < 0]
+            cut = np.flip(cut, [axis + 1 for axis in flips]) if flips else cut
+            cut_labels = np.flip(cut_labels, flips) if flips else cut_labels
+            sampled = torch.from_numpy(np.ascontiguousarray(cut))
+            target = torch.from_numpy(np.ascontiguousarray(cut_labels).astype(np.int64))
+        else:
+            axes = [np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in patch_size]
+            offsets = torch.from_numpy(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1))
+            if shift is not None:
+                offsets = offsets + shift
+            turned = offsets.float()
+            if matrix is not None:
+                turned = turned @ torch.from_numpy(matrix.T.astype(np.float32))
+            sampled, target = cut_mapped(
+                image,
+                labels,
+                turned + torch.from_numpy(centre.astype(np.float32)),
+                outside_label=self.outside_label,
+            )
+        return self.augment.intensity(sampled, rng=rng), target

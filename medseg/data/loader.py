@@ -1,0 +1,104 @@
+"""Loaders: batches in the order of their step, and whole cases for validation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from medseg.core.errors import ConfigError
+from medseg.core.identity import Case
+from medseg.data.cache import CaseCache
+from medseg.data.dataset import BatchDataset
+
+
+@dataclass(frozen=True)
+class LoaderSpec:
+    """How batches are made.
+
+    Args:
+        num_workers: processes that prepare batches; None takes up to 8 beside a GPU, and none on CPU, where
+            they would only compete with the network.
+        steps_per_epoch: training steps between two looks at the validation cases and two checkpoints.
+        foreground_fraction: share of patches centred on a voxel of a foreground class.
+        validation_cases: at most this many cases are looked at while training.
+    """
+
+    num_workers: int | None = None
+    steps_per_epoch: int = 50
+    foreground_fraction: float = 0.33
+    validation_cases: int = 8
+
+    def __post_init__(self) -> None:
+        if self.steps_per_epoch < 1:
+            raise ConfigError("loader.steps_per_epoch", "must be 1 or more")
+        if not 0 <= self.foreground_fraction <= 1:
+            raise ConfigError("loader.foreground_fraction", "must lie between 0 and 1")
+
+    def workers(self, device: str) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        return 0 if device == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
+
+
+class StepSampler(Sampler[int]):
+    """The step numbers of one epoch; Lightning calls `set_epoch` before each."""
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        self.steps_per_epoch = steps_per_epoch
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.steps_per_epoch
+        return iter(range(first, first + self.steps_per_epoch))
+
+
+class WholeCases(Dataset[dict[str, Any]]):
+    """Validation cases in network space, one at a time and unchanged."""
+
+    def __init__(self, cases: Sequence[Case], cache: CaseCache) -> None:
+        self.cases = list(cases)
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """Image (C, I, J, K) float32, target (I, J, K) int64 and the case's key."""
+        case = self.cache.get(self.cases[number])
+        return {
+            "image": torch.from_numpy(case.image),
+            "target": torch.from_numpy(case.labels).long(),
+            "key": case.key,
+            "spacing_mm": case.spacing_mm,
+        }
+
+
+def training_loader(
+    batches: BatchDataset, spec: LoaderSpec, *, device: str
+) -> DataLoader[dict[str, Any]]:
+    """Batches of the epoch in order; each item of the data set is a whole batch already."""
+    workers = spec.workers(device)
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=StepSampler(spec.steps_per_epoch),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device != "cpu",
+    )
+
+
+def validation_loader(cases: Sequence[Case], cache: CaseCache) -> DataLoader[dict[str, Any]]:
+    """Whole cases, one at a time."""
+    return DataLoader(WholeCases(cases, cache), batch_size=None, shuffle=False)

@@ -1,0 +1,81 @@
+"""What a data set is: source, labels, modality, and how it is divided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from medseg.core.errors import ConfigError, InputError
+from medseg.core.identity import Case
+from medseg.core.labels import LabelSet
+from medseg.core.protocols import Source
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A labelled data set as a configuration describes it.
+
+    Args:
+        name: short name used for run folders and the cache.
+        source: where the cases come from.
+        labels: names to numbers, or to numbers with codes (see `LabelSet.from_mapping`); None takes what the
+            source knows.
+        modality: DICOM modality, "CT" or "MR" and so on; decides the normalisation.
+        channel_names: one name per image channel; empty takes what the source knows.
+        num_folds: number of patient-wise cross-validation folds.
+        split_seed: seed of the shuffling before the folds are cut.
+        mirror_axes: patient axes along which a mirrored image is still a valid one: letters of "RAS" or
+            "" for none. Leave out R where left and right structures have different labels.
+    """
+
+    name: str
+    source: Source
+    labels: Mapping[str, Any] | None = None
+    modality: str = "OT"
+    channel_names: Sequence[str] = field(default_factory=tuple)
+    num_folds: int = 5
+    split_seed: int = 0
+    mirror_axes: str = ""
+
+    def __post_init__(self) -> None:
+        if set(self.mirror_axes) - set("RAS"):
+            raise ConfigError(
+                "data.mirror_axes", f"is '{self.mirror_axes}'", "use letters of RAS, or '' for none"
+            )
+        if self.num_folds < 2:
+            raise ConfigError("data.num_folds", f"is {self.num_folds}", "use 2 or more")
+
+    def label_set(self) -> LabelSet:
+        """The labels given here, else those the source knows.
+
+        Raises:
+            InputError: neither says what the labels are.
+        """
+        if self.labels is not None:
+            return LabelSet.from_mapping(self.labels, where="data.labels")
+        labels = self.source.describe().labels
+        if labels is None:
+            raise InputError(
+                "data.labels",
+                "has no value and the data folder has no dataset.json that names the labels",
+                "set them, for example 'data.labels={background: 0, liver: 1}'",
+                code="E_LABEL",
+            )
+        return labels
+
+    def labelled_cases(self) -> list[Case]:
+        """Cases with a reference, held-out ones included, sorted by key.
+
+        Raises:
+            InputError: there are fewer than two that may be trained on.
+        """
+        cases = [case for case in self.source.cases() if case.read_reference is not None]
+        if sum(not case.is_held_out for case in cases) < 2:
+            raise InputError(
+                "data.source",
+                f"has {len(cases)} cases with a reference; training needs at least two",
+                "check data.source.folder and its layout with: python -m medseg doctor source.folder=<folder>",
+                code="E_TOO_FEW_CASES",
+            )
+        return sorted(cases, key=lambda case: case.key)

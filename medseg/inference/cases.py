@@ -1,0 +1,108 @@
+"""Many cases through one predictor: reading ahead, writing, and going on when one fails."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medseg.core.errors import MedsegError
+from medseg.core.identity import Case
+from medseg.core.protocols import Predictor, Writer
+from medseg.core.segmentation import LabelMap
+from medseg.core.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class CaseOutcome:
+    """What became of one case.
+
+    Args:
+        key: case key.
+        paths: files written.
+        error: why it failed; None if it did not.
+        seconds: reading excluded where it overlapped with the case before.
+        result: the label map, if it was asked to be kept.
+    """
+
+    key: str
+    paths: tuple[Path, ...] = ()
+    error: MedsegError | None = None
+    seconds: float = 0.0
+    result: LabelMap | None = None
+
+
+def predict_cases(
+    predictor: Predictor,
+    cases: Sequence[Case],
+    *,
+    writers: Sequence[Writer],
+    folder: Path,
+    keeps_results: bool = False,
+    on_done: Callable[[CaseOutcome], None] | None = None,
+) -> list[CaseOutcome]:
+    """Predicts and writes every case; a case that fails is reported and the others go on.
+
+    The next case is read while one is predicted.
+
+    Args:
+        predictor: what segments.
+        cases: in the order to be worked on.
+        writers: each writes every result below `folder`.
+        folder: made by the writers.
+        keeps_results: keep label maps in the outcomes.
+        on_done: called after each case.
+    """
+    outcomes = []
+    for case, image in _read_ahead(cases):
+        start = time.monotonic()
+        paths: list[Path] = []
+        result = None
+        error: MedsegError | None = None
+        try:
+            if isinstance(image, MedsegError):
+                raise image
+            result = predictor.predict(replace(case, read_image=lambda image=image: image))
+            for writer in writers:
+                paths += writer.write(result, case, folder=folder)
+        except MedsegError as problem:
+            error = problem
+        except (RuntimeError, MemoryError) as problem:  # out of memory, on GPU or CPU
+            error = MedsegError(
+                case.key,
+                f"prediction failed: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}",
+                "set inference.window_batch=1, or use a machine with more memory",
+                code="E_PREDICTION",
+            )
+        outcome = CaseOutcome(
+            case.key, tuple(paths), error, time.monotonic() - start, result if keeps_results else None
+        )
+        if error is None:
+            logger.info("%s predicted in %.1f s", case.key, outcome.seconds)
+        outcomes.append(outcome)
+        if on_done:
+            on_done(outcome)
+    return outcomes
+
+
+def _read_ahead(cases: Sequence[Case]) -> Iterator[tuple[Case, Volume | MedsegError]]:
+    def read(case: Case) -> Volume | MedsegError:
+        try:
+            return case.read_image()
+        except MedsegError as error:
+            return error
+        except MemoryError:
+            return MedsegError(case.key, "does not fit into memory", code="E_MEMORY")
+
+    with ThreadPoolExecutor(1) as pool:
+        futures = [pool.submit(read, case) for case in cases[:1]]
+        for n, case in enumerate(cases):
+            image = futures.pop().result()
+            if n + 1 < len(cases):
+                futures.append(pool.submit(read, cases[n + 1]))
+            yield case, image

@@ -1,0 +1,270 @@
+"""What happens beside the steps: moving average, checkpoints, time limit, pictures, progress."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from medseg.core.atomic import write_bytes
+from medseg.core.errors import TrainingError
+from medseg.training.overlays import contour_overview
+
+DIGEST_BYTES = 32
+
+
+class MovingAverage(pl.Callback):
+    """Exponential moving average of the weights, used for validation and for the bundle.
+
+    Args:
+        decay: share of the old average that a step keeps; early steps keep less, so that the random
+            start is forgotten (Tarvainen and Valpola 2017, NeurIPS).
+    """
+
+    def __init__(self, *, decay: float = 0.998) -> None:
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self._training: dict[str, Tensor] = {}
+        self._last_step = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.average:
+            self.average = {k: v.detach().clone() for k, v in self._state(pl_module).items()}
+        device = pl_module.device
+        self.average = {k: v.to(device) for k, v in self.average.items()}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        step = trainer.global_step
+        if step == self._last_step:  # gradients are still being accumulated
+            return
+        self._last_step = step
+        decay = min(self.decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            floating, current = [], []
+            for key, value in self._state(pl_module).items():
+                if value.is_floating_point():
+                    floating.append(self.average[key])
+                    current.append(value.detach())
+                else:
+                    self.average[key].copy_(value)
+            torch._foreach_lerp_(floating, current, 1 - decay)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.average:
+            state = self._state(pl_module)
+            self._training = {key: value.detach().clone() for key, value in state.items()}
+            self._module(pl_module).load_state_dict(self.average)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._training:
+            self._module(pl_module).load_state_dict(self._training)
+            self._training = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average, "last_step": self._last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.average = state_dict["average"]
+        self._last_step = state_dict["last_step"]
+
+    @staticmethod
+    def _module(pl_module: pl.LightningModule) -> torch.nn.Module:
+        model: torch.nn.Module = pl_module.model
+        return model
+
+    def _state(self, pl_module: pl.LightningModule) -> dict[str, Tensor]:
+        return self._module(pl_module).state_dict()
+
+
+class CheckedCheckpoints(CheckpointIO):
+    """Writes a checkpoint in one step with its sha256 behind it, and keeps the one before.
+
+    A kill while writing leaves the old file; a file damaged on disk is noticed, and the one before is used.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        content = buffer.getvalue()
+        path = Path(path)
+        if path.exists():
+            write_bytes(previous_path(path), path.read_bytes())
+        write_bytes(path, content + hashlib.sha256(content).digest())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        path = Path(path)
+        for candidate in (path, previous_path(path)):
+            content = candidate.read_bytes() if candidate.exists() else b""
+            body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+            if content and hashlib.sha256(body).digest() == digest:
+                loaded: dict[str, Any] = torch.load(
+                    io.BytesIO(body), map_location=map_location or "cpu", weights_only=True
+                )
+                return loaded
+        raise TrainingError(
+            path,
+            "is damaged (its sha256 does not fit), and so is the one before it",
+            "train anew with resume=false and another paths.runs or name",
+            code="E_CHECKPOINT_DAMAGED",
+        )
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def previous_path(path: Path) -> Path:
+    """Where the checkpoint before `path` is kept."""
+    return path.with_name(path.stem + ".previous" + path.suffix)
+
+
+class EpochCheckpoint(pl.Callback):
+    """Writes `path` after an epoch, at most once in `every_s` seconds, and at the end of training."""
+
+    def __init__(self, path: Path, *, every_s: float = 20.0) -> None:
+        self.path = path
+        self.every_s = every_s
+        self._last = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if time.monotonic() - self._last >= self.every_s:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._last = time.monotonic()
+
+
+class TimeLimit(pl.Callback):
+    """Ends training once the module has trained for its `max_time_s`, interruptions not counted."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, *_: Any
+    ) -> None:
+        if pl_module.max_time_s is not None:
+            elapsed = pl_module.elapsed_s + time.monotonic() - pl_module._last_tick
+            trainer.should_stop = trainer.strategy.reduce_boolean_decision(
+                elapsed >= pl_module.max_time_s, all=False
+            )
+
+
+class Monitor(pl.Callback):
+    """Learning rate, throughput and pictures for TensorBoard.
+
+    Args:
+        batch_size: patches per step.
+        spacing_mm: of network space, for the aspect ratio of pictures.
+        every_n_steps: interval of the curves.
+    """
+
+    def __init__(
+        self, *, batch_size: int, spacing_mm: tuple[float, ...], every_n_steps: int = 10
+    ) -> None:
+        self.batch_size = batch_size
+        self.spacing_mm = spacing_mm
+        self.every_n_steps = every_n_steps
+        self._start = 0.0
+        self._start_step = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start, self._start_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            rate = (trainer.global_step - self._start_step) / (time.monotonic() - self._start)
+            pl_module.log("throughput/patches_per_s", rate * self.batch_size * trainer.world_size)
+            pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        shown = pl_module.last_shown
+        if shown is None or not trainer.is_global_zero:
+            return
+        pl_module.last_shown = None
+        key, image, target, prediction = shown
+        picture = contour_overview(
+            image[0].float().cpu().numpy(),
+            target.cpu().numpy(),
+            prediction.cpu().numpy(),
+            labels=pl_module.task.labels,
+            spacing_mm=self.spacing_mm,
+        )
+        for logger in trainer.loggers:
+            if isinstance(logger, pl.loggers.TensorBoardLogger):
+                logger.experiment.add_image(
+                    f"validation/{key}", np.moveaxis(picture, -1, 0), trainer.global_step
+                )
+
+
+class ProgressLine(pl.Callback):
+    """One line on the terminal: share done, step, loss, Dice and the time left."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._loss = float("nan")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            refresh_per_second=2,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("training", total=1.0, facts="", left="")
+        self._first = (time.monotonic(), pl_module.progress)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *_: Any
+    ) -> None:
+        if self._bar is None:
+            return
+        loss = float(outputs["loss"].detach()) if isinstance(outputs, dict) else float(outputs)
+        self._loss = loss if np.isnan(self._loss) else 0.95 * self._loss + 0.05 * loss
+        done = pl_module.progress
+        start, first = self._first
+        rate = (done - first) / max(1e-6, time.monotonic() - start)
+        left = timedelta(seconds=round((1 - done) / rate)) if rate > 0 else "?"
+        scores = " ".join(f"{name} {value:.3f}" for name, value in pl_module.scores.items())
+        facts = f"step {trainer.global_step} loss {self._loss:.3f}"
+        self._bar.update(
+            self._task,
+            completed=done,
+            facts=f"{facts} Dice {scores}" if scores else facts,
+            left=f"{left} left",
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,152 @@
+"""Task and model as Lightning sees them; no science of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from medseg.core.errors import TrainingError
+from medseg.inference.sliding_window import SlidingWindow
+from medseg.tasks.semantic import SemanticTask
+
+VALIDATION_SHARE = 0.1
+"""At most this share of the training time goes into looking at validation cases."""
+
+
+class TrainingModule(pl.LightningModule):
+    """Trains one network on one task.
+
+    Args:
+        model: network, logits or a list of logits while training.
+        task: gives loss and validation scores.
+        optimizer: parameters to optimizer.
+        schedule: progress in [0, 1] to a factor on the optimizer's learning rate.
+        inference: sliding window for validation.
+        patch_size: of the plan.
+        total_steps: steps after which training ends.
+        max_time_s: seconds after which it ends; None if steps alone count.
+        always_validate: validate after every epoch whatever it costs; else as VALIDATION_SHARE allows.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: SemanticTask,
+        *,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        schedule: Callable[[float], float],
+        inference: SlidingWindow,
+        patch_size: tuple[int, ...],
+        total_steps: int,
+        max_time_s: float | None,
+        always_validate: bool,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.optimizer_factory = optimizer
+        self.schedule = schedule
+        self.inference = inference
+        self.patch_size = patch_size
+        self.total_steps = total_steps
+        self.max_time_s = max_time_s
+        self.always_validate = always_validate
+        self.elapsed_s = 0.0
+        self.validation_s = 0.0
+        self.scores: dict[str, float] = {}
+        self.num_bad_steps = 0
+        self._last_tick = 0.0
+        self._skips_validation = False
+        self._counts: Tensor | None = None
+        self.last_shown: tuple[str, Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is over, by steps or by time, whichever is further."""
+        share = self.global_step / max(1, self.total_steps)
+        if self.max_time_s:
+            share = max(share, self.elapsed_s / self.max_time_s)
+        return min(1.0, share)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer_factory(self.parameters())
+
+    def on_train_start(self) -> None:
+        self._last_tick = time.monotonic()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        now = time.monotonic()
+        self.elapsed_s += now - self._last_tick
+        self._last_tick = now
+        for group in self.trainer.optimizers[0].param_groups:
+            base = group.setdefault("base_lr", group["lr"])
+            group["lr"] = base * self.schedule(self.progress)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        loss = self.task.loss(self.model, batch)
+        if not torch.isfinite(loss.detach()):
+            raise TrainingError(
+                f"step {self.global_step}",
+                f"the loss is {float(loss.detach())} on the cases {', '.join(batch['keys'])}",
+                "look at these cases with doctor, or lower optimizer.lr, or set trainer.precision=32-true; "
+                "resume=true goes on from the last checkpoint",
+                code="E_LOSS_NOT_FINITE",
+            )
+        self.log("loss/train", loss.detach(), on_step=True, on_epoch=True, batch_size=1)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        last = self.progress >= 1 or self.trainer.current_epoch + 1 >= (self.trainer.max_epochs or 0)
+        affordable = self.validation_s <= VALIDATION_SHARE * self.elapsed_s
+        self._skips_validation = not (self.always_validate or last or affordable)
+        self._counts = None
+        self._validation_start = time.monotonic()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if self._skips_validation:
+            return
+        logits = self.inference.logits(
+            self.model,
+            batch["image"],
+            patch_size=self.patch_size,
+            out_channels=self.task.out_channels,
+        )
+        prediction = self.task.decode(logits)
+        counts = self.task.dice_counts(prediction, batch["target"])
+        self._counts = counts if self._counts is None else self._counts + counts
+        if batch_idx == 0:
+            self.last_shown = (batch["key"], batch["image"], batch["target"], prediction)
+
+    def on_validation_epoch_end(self) -> None:
+        if self._skips_validation or self._counts is None:
+            return
+        counts = self._counts
+        if self.trainer.world_size > 1:
+            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        dice = counts[:, 0] / counts[:, 1].clamp_min(1)
+        self.scores = {
+            label.name: float(value)
+            for label, value in zip(self.task.labels.foreground, dice, strict=True)
+        }
+        for name, value in self.scores.items():
+            self.log(f"dice/{name}", value, sync_dist=False)
+        self.log("dice/mean", float(dice.mean()), prog_bar=True)
+        self.validation_s += time.monotonic() - self._validation_start
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["medseg"] = {
+            "elapsed_s": self.elapsed_s,
+            "validation_s": self.validation_s,
+            "scores": self.scores,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stored = checkpoint["medseg"]
+        self.elapsed_s = stored["elapsed_s"]
+        self.validation_s = stored["validation_s"]
+        self.scores = stored["scores"]
