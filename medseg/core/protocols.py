@@ -19,11 +19,15 @@ class SourceDescription:
         labels: meaning of the reference's numbers; None if the source does not say.
         channel_names: one name per image channel, such as ("CT",) or ("T1", "FLAIR"); empty if unknown.
         notice: a sentence that must stand in the first lines of a run and on the bundle's card; "" if none.
+        orphan_labels: references without an image, as file names.
+        absent_cases: keys of cases that the data set's own list names, but that have no file.
     """
 
     labels: LabelSet | None = None
     channel_names: tuple[str, ...] = ()
     notice: str = ""
+    orphan_labels: tuple[str, ...] = ()
+    absent_cases: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -45,4 +49,6 @@ class Predictor(Protocol):
 class Writer(Protocol):
     """Writes one result below a folder and returns the files it made."""
 
-    def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]: ...
+    def write(
+        self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path
+    ) -> list[Path]: ...

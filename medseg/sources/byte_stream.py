@@ -6,13 +6,16 @@ import os
 import stat
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 from medseg.core.errors import InputError
 
 Wrapper = Literal["auto", "raw", "gzip", "zlib"]
+
+# The package's stub declares this exception as a plain class.
+_IsalError: type[Exception] = cast("Any", igzip_lib).IsalError
 
 _CHUNK = 1 << 18
 _PIECE = 1 << 21
@@ -174,7 +177,7 @@ class ByteStream:
             stored = self._input
             try:
                 piece: bytes = self._decoder.decompress(stored, max_length=_PIECE)
-            except isal_zlib.error as error:
+            except _IsalError as error:
                 raise self._damaged(error) from error
             self._input = self._decoder.unconsumed_tail
             if piece:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.core.errors import InputError
+from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
 from medseg.sources.byte_stream import ByteStream
 from medseg.sources.nifti_header import HEADER_2_BYTES, NiftiHeader, parse_nifti_header
@@ -20,9 +21,9 @@ _VOXEL_SUFFIXES = (".img.gz", ".img")
 def read_nifti(path: Path, *, rules: ReadRules | None = None) -> Volume:
     """The volume in a NIfTI file, with every byte counted and the checksum verified.
 
-    Stored numbers keep their type unless the header scales them: then they become float32, or float64
-    for integers of 32 bits and more. An axis beyond the third becomes the channels. NaN is kept and
-    noted. The array is a view in Fortran order.
+    Stored numbers keep their type unless the header scales them: then they become float32, or
+    float64 for integers of 32 bits and more. An axis beyond the third becomes the channels. NaN is
+    kept and noted. The array is a view in Fortran order.
 
     Args:
         path: the file; of a pair, the .hdr or the .img.
@@ -33,12 +34,7 @@ def read_nifti(path: Path, *, rules: ReadRules | None = None) -> Volume:
         GeometryError: the header does not say for certain where the voxels lie.
     """
     rules = rules or ReadRules()
-    header_path = _header_path(path)
-    with ByteStream(header_path) as stream:
-        block = stream.read_up_to(HEADER_2_BYTES)
-        header = parse_nifti_header(block, header_path, rules=rules)
-        if header.is_pair:
-            stream.finish()
+    header, header_path = _read_header(path, rules=rules)
     if header_path == path and not header.is_pair and _split(path, _HEADER_SUFFIXES):
         raise InputError(
             path,
@@ -48,6 +44,21 @@ def read_nifti(path: Path, *, rules: ReadRules | None = None) -> Volume:
         )
     voxel_path = _voxel_path(header_path) if header.is_pair else header_path
     return _read(voxel_path, header, rules=rules)
+
+
+def read_nifti_geometry(path: Path, *, rules: ReadRules | None = None) -> Geometry:
+    """The grid of a NIfTI file, from its header alone."""
+    return _read_header(path, rules=rules or ReadRules())[0].geometry
+
+
+def _read_header(path: Path, *, rules: ReadRules) -> tuple[NiftiHeader, Path]:
+    header_path = _header_path(path)
+    with ByteStream(header_path) as stream:
+        block = stream.read_up_to(HEADER_2_BYTES)
+        header = parse_nifti_header(block, header_path, rules=rules)
+        if header.is_pair:
+            stream.finish()
+    return header, header_path
 
 
 def _read(path: Path, header: NiftiHeader, *, rules: ReadRules) -> Volume:

@@ -1,0 +1,113 @@
+"""Any folder of images: the layout is recognised and read by the source that fits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from medseg.core.identity import Case
+from medseg.core.protocols import Source, SourceDescription
+from medseg.sources.dataset_json import NAME, is_decathlon, read_dataset_json
+from medseg.sources.decathlon import Decathlon
+from medseg.sources.dicom_files import may_be_dicom
+from medseg.sources.file_cases import sorted_cases
+from medseg.sources.image_files import find_files, image_files, is_image_file
+from medseg.sources.input_folder import existing_path
+from medseg.sources.nifti_files import NiftiFiles, no_images
+from medseg.sources.nnunet import NnUNetRaw, looks_like_nnunet
+from medseg.sources.read_rules import MAX_BYTES
+
+_log = logging.getLogger(__name__)
+
+Layout = Literal["auto", "decathlon", "nnunet", "pairs", "images", "dicom"]
+
+
+class Folder:
+    """Cases below a folder, whatever its layout.
+
+    Args:
+        folder: folder, or a single image or DICOM file.
+        layout: "auto" looks: a dataset.json makes it "decathlon" or "nnunet", else image files
+            make it "pairs" (if there are labels) or "images", and DICOM files "dicom"; images and
+            DICOM in one folder are both read.
+        num_channels: if above 1, the files `a_0000`, `a_0001`, ... are the channels of the case
+            `a`.
+        allow_unknown_orientation: read files without orientation as if their axes were R, A, S.
+        max_bytes: largest decoded image in bytes.
+    """
+
+    def __init__(
+        self,
+        folder: str | None,
+        *,
+        layout: Layout = "auto",
+        num_channels: int | None = None,
+        allow_unknown_orientation: bool = False,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self.folder = folder
+        self.layout = layout
+        self.num_channels = num_channels
+        self.allow_unknown_orientation = allow_unknown_orientation
+        self.max_bytes = max_bytes
+
+    def cases(self) -> list[Case]:
+        sources = self._sources()
+        cases = [case for source in sources for case in source.cases()]
+        _log.info(
+            "%s: %d cases (%s)",
+            self.folder,
+            len(cases),
+            ", ".join(type(source).__name__ for source in sources),
+        )
+        return sorted_cases(cases, where=str(self.folder))
+
+    def describe(self) -> SourceDescription:
+        return self._sources()[0].describe()
+
+    def _sources(self) -> Sequence[Source]:
+        folder = existing_path(self.folder)
+        layouts = [self.layout] if self.layout != "auto" else _recognised(folder)
+        return [self._source(folder, layout) for layout in layouts]
+
+    def _source(self, folder: Path, layout: Layout) -> Source:
+        unknown, limit = self.allow_unknown_orientation, self.max_bytes
+        name = str(folder)
+        if layout == "dicom":
+            from medseg.sources.dicom_folder import DicomFolder
+
+            return DicomFolder(name)
+        if layout == "decathlon":
+            return Decathlon(name, allow_unknown_orientation=unknown, max_bytes=limit)
+        if layout == "nnunet":
+            return NnUNetRaw(name, allow_unknown_orientation=unknown, max_bytes=limit)
+        return NiftiFiles(
+            name,
+            layout="pairs" if layout == "pairs" else "images" if layout == "images" else "auto",
+            num_channels=self.num_channels,
+            allow_unknown_orientation=unknown,
+            max_bytes=limit,
+        )
+
+
+def _recognised(folder: Path) -> list[Layout]:
+    """The layouts to read; "auto" stands for image files with or without labels."""
+    if folder.is_file():
+        return ["auto"] if is_image_file(folder) else ["dicom"]
+    if (folder / NAME).exists():
+        content = read_dataset_json(folder)
+        if is_decathlon(content):
+            return ["decathlon"]
+        if "channel_names" in content or "labels" in content:
+            return ["nnunet"]
+    if looks_like_nnunet(folder):
+        return ["nnunet"]
+    files = find_files(folder)
+    layouts: list[Layout] = ["auto"] if image_files(files) else []
+    if any(may_be_dicom(path) for path in files):
+        layouts.append("dicom")
+    if not layouts:
+        raise no_images(folder)
+    return layouts
