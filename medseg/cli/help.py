@@ -1,0 +1,222 @@
+"""The texts of `--help`. Nothing heavy is imported here, so that help answers at once."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+PROGRAM = "python -m medseg"
+
+
+@dataclass(frozen=True)
+class HelpText:
+    """What a person needs to know before using a command.
+
+    Args:
+        summary: one line for the list of commands.
+        description: what it does, reads and writes.
+        examples: what it does and the command line, at least two.
+        options: the options that are used most and what they mean.
+    """
+
+    summary: str
+    description: str
+    examples: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, str], ...]
+
+
+HELP: dict[str, HelpText] = {
+    "train": HelpText(
+        "train a network on a data set and write a model bundle",
+        "Reads images with reference labels, looks at them to choose patch, spacing and "
+        "normalisation, trains a network, scores it on cases kept back and writes a bundle: the "
+        "folder that predict needs. "
+        "Runs go to <paths.runs>/<name>/fold_<fold>, with TensorBoard curves.",
+        (
+            ("Learn the liver on synthetic CT, which needs no data", "train +experiment=liver"),
+            (
+                "The same on your copy of the Medical Segmentation Decathlon",
+                "train +experiment=liver data.source.folder=/data/Task03_Liver",
+            ),
+            (
+                "Ten minutes on the hippocampus, 2D network, five folds one after the other",
+                "train -m +experiment=hippocampus data.source.folder=/data/Task04_Hippocampus \\\n"
+                "      model.spatial_dims=2 trainer.max_time=00:00:10:00 fold=0,1,2,3,4",
+            ),
+        ),
+        (
+            ("+experiment=NAME", "a prepared combination of options, such as liver or hippocampus"),
+            (
+                "data.source.folder=DIR",
+                "where the images are (Decathlon, nnU-Net or image/label folders)",
+            ),
+            ("model=NAME  trainer=NAME", "network; cpu, gpu, ddp or debug"),
+            ("trainer.max_time=DD:HH:MM:SS", "stop after this time; trainer.max_epochs=N likewise"),
+            ("resume=true", "go on with a run that was stopped"),
+            ("paths.runs=DIR", "where runs go"),
+        ),
+    ),
+    "prepare": HelpText(
+        "look at a data set and write the plan that train would follow",
+        "Checks every case, measures spacing, sizes and intensities, and writes the plan (patch "
+        "size, spacing, normalisation) as a YAML file to read and change. train does this by "
+        "itself when there is no plan.",
+        (
+            ("Check and plan a data set", "prepare data.source.folder=/data/Task04_Hippocampus"),
+            (
+                "Plan for a 2D network",
+                "prepare +experiment=hippocampus data.source.folder=/data/Task04_Hippocampus \\\n"
+                "      model.spatial_dims=2",
+            ),
+        ),
+        (
+            ("data.source.folder=DIR", "where the images are"),
+            ("paths.cache=DIR", "where preprocessed cases are kept"),
+        ),
+    ),
+    "predict": HelpText(
+        "segment images with a trained bundle",
+        "Segments every volume below a folder: NIfTI, NRRD, MHA files or DICOM series. Each "
+        "result lies on the grid of its input and is written as <case>.nii.gz, as DICOM-SEG, or both. "
+        "A case that fails is reported and does not stop the others.",
+        (
+            (
+                "Segment NIfTI files",
+                "predict bundle=runs/liver/fold_0/bundle source.folder=/data/scans",
+            ),
+            (
+                "Segment DICOM series and write DICOM-SEG as well",
+                "predict bundle=runs/liver/fold_0/bundle source.folder=/data/dicom \\\n"
+                "      'output=[nifti,dicom_seg]' paths.output=/data/results",
+            ),
+        ),
+        (
+            ("bundle=DIR", "folder of a trained model"),
+            ("source.folder=DIR", "images to segment"),
+            ("output=[nifti,dicom_seg]", "formats to write; put quotes around it"),
+            ("paths.output=DIR", "where results go"),
+        ),
+    ),
+    "evaluate": HelpText(
+        "score segmentations against references",
+        "Compares two folders of label maps case by case: Dice, IoU, surface Dice, 95 % Hausdorff "
+        "distance, mean surface distance and volume. Writes scores.csv and scores.json and prints "
+        "a table with bootstrap intervals.",
+        (
+            (
+                "Score predictions, with label names from the bundle",
+                "evaluate predictions=output references=/data/labelsTs \\\n"
+                "      bundle=runs/liver/fold_0/bundle",
+            ),
+            (
+                "Score two readers against each other",
+                "evaluate predictions=reader_a references=reader_b \\\n"
+                "      'labels={background: 0, liver: 1}' paths.output=agreement",
+            ),
+        ),
+        (
+            ("predictions=DIR  references=DIR", "folders with one file per case, equal names"),
+            ("bundle=DIR or labels={NAME: NUMBER}", "what the numbers mean"),
+            ("paths.output=DIR", "where scores.csv and scores.json go"),
+        ),
+    ),
+    "doctor": HelpText(
+        "check this installation, a configuration, a data folder or a bundle",
+        "Prints versions, devices, memory and disk, and says what is wrong. With options it also "
+        "checks an experiment's configuration, lists what a data folder holds and what is "
+        "unusable in it, or verifies that a bundle is complete and unchanged. The exit code is 1 "
+        "if anything is wrong.",
+        (
+            ("Check the installation", "doctor"),
+            (
+                "Check a data folder and an experiment before training on it",
+                "doctor source.folder=/data/Task04_Hippocampus config=hippocampus",
+            ),
+            ("Verify a bundle", "doctor bundle=runs/liver/fold_0/bundle"),
+        ),
+        (
+            (
+                "config=NAME or config=[OPTIONS]",
+                "experiment or options whose configuration is checked",
+            ),
+            ("command=train", "the command those options are for"),
+            ("source.folder=DIR", "data to look through"),
+            ("bundle=DIR", "bundle to verify"),
+        ),
+    ),
+    "phantom": HelpText(
+        "write synthetic abdominal CT with known labels",
+        "Makes abdominal CT volumes from a seed: body, bones, lungs, kidneys, spleen, vessels "
+        "and a liver with up to five tumours, with noise, several spacings and orientations. For "
+        "trying things without patients.",
+        (
+            ("Ten cases as NIfTI", "phantom num_cases=10 paths.output=phantoms"),
+            (
+                "Two cases as DICOM CT series",
+                "phantom num_cases=2 format=dicom paths.output=studies",
+            ),
+        ),
+        (
+            ("num_cases=N  seed=N", "how many, and from which seed"),
+            ("format=nifti or dicom", "what to write"),
+            ("paths.output=DIR", "where they go"),
+        ),
+    ),
+}
+
+
+def program_help(version: str) -> str:
+    """The help of the whole program."""
+    width = max(map(len, HELP))
+    commands = "\n".join(f"  {name:{width}}  {text.summary}" for name, text in HELP.items())
+    return f"""\
+medseg {version}: medical image segmentation on DICOM and NIfTI volumes.
+
+Usage: {PROGRAM} <command> [option=value ...]        (or: medseg <command> ...)
+
+Commands:
+{commands}
+
+Examples:
+  {PROGRAM} train +experiment=liver
+  {PROGRAM} predict bundle=runs/liver/fold_0/bundle source.folder=/data/scans
+
+More:
+  {PROGRAM} <command> --help       what a command does, with examples and options
+  {PROGRAM} <command> --cfg job    every option with its value; nothing is run
+  {PROGRAM} <command> --info       how the options were put together
+  eval "$(medseg -sc install=bash)"      completion of commands and options in bash and zsh
+
+Exit codes: 0 done; 1 an error, explained in one message; 2 wrong usage; 3 some cases failed,
+the others are done; 130 stopped with Ctrl-C."""
+
+
+def command_help(command: str) -> str:
+    """The help of one command."""
+    text = HELP[command]
+    examples = "\n\n".join(f"  {about}:\n    {PROGRAM} {line}" for about, line in text.examples)
+    width = max(len(name) for name, _ in text.options)
+    options = "\n".join(f"  {name:{width}}  {about}" for name, about in text.options)
+    return f"""\
+Usage: {PROGRAM} {command} [option=value ...]
+
+{text.summary[0].upper()}{text.summary[1:]}.
+
+{textwrap.fill(text.description, 96)}
+
+Examples:
+{examples}
+
+Options used most (--cfg job lists all with their values):
+{options}
+  {"dry_run=true":{width}}  check the options and stop
+
+Flags:
+  --cfg job     print every option with its value and stop (add --resolve to fill in references)
+  -m            run once for each combination of comma-separated values, such as fold=0,1,2
+  --info        print where options come from
+  --help        this text
+
+Exit codes: 0 done; 1 an error; 2 wrong usage; 3 some cases failed, the others are done;
+130 stopped with Ctrl-C.
+Set HYDRA_FULL_ERROR=1 to see the traceback of an error."""

@@ -1,0 +1,97 @@
+"""What configurations hold besides arguments of classes, and what commands add themselves."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FolderName = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
+
+
+class Section(BaseModel):
+    """A section whose keys are all named here."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+
+class Paths(Section):
+    """Where runs, cached cases and results go."""
+
+    runs: str
+    cache: str
+    output: str
+
+
+class EvaluationMetrics(Section):
+    """What an evaluation measures beyond Dice and distances."""
+
+    surface_dice_tolerance_mm: Annotated[float, Field(gt=0)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Command(Section):
+    """What every command has."""
+
+    paths: Paths
+    dry_run: bool
+
+
+class Train(Command):
+    """Values at the top of conf/train.yaml."""
+
+    name: FolderName
+    fold: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]
+    resume: bool
+
+
+class Predict(Command):
+    """Values at the top of conf/predict.yaml."""
+
+    bundle: str
+
+
+class Evaluate(Command):
+    """Values at the top of conf/evaluate.yaml."""
+
+    predictions: str
+    references: str
+    bundle: str | None
+    labels: dict[str, Any] | None
+    metrics: EvaluationMetrics
+
+
+class Doctor(Command):
+    """Values at the top of conf/doctor.yaml."""
+
+    command: str
+    config: list[str] | str | None
+    bundle: str | None
+
+
+class Phantom(Command):
+    """Values at the top of conf/phantom.yaml."""
+
+
+SCHEMAS: dict[str, type[Command]] = {
+    "train": Train,
+    "prepare": Train,
+    "predict": Predict,
+    "evaluate": Evaluate,
+    "doctor": Doctor,
+    "phantom": Phantom,
+}
+
+# Arguments that a command passes itself because they follow from the data; never written in YAML.
+_TRAIN_SUPPLIED: dict[str, frozenset[str]] = {
+    "model": frozenset({"in_channels", "out_channels"}),
+}
+SUPPLIED: dict[str, dict[str, frozenset[str]]] = {
+    "train": _TRAIN_SUPPLIED,
+    "prepare": _TRAIN_SUPPLIED,
+    "predict": {},
+    "evaluate": {},
+    "doctor": {},
+    "phantom": {},
+}
