@@ -77,8 +77,8 @@ HELP: dict[str, HelpText] = {
     "predict": HelpText(
         "segment images with a trained bundle",
         "Segments every volume below a folder: NIfTI, NRRD, MHA files or DICOM series. Each "
-        "result lies on the grid of its input and is written as <case>.nii.gz, as DICOM-SEG, or both. "
-        "A case that fails is reported and does not stop the others.",
+        "result lies on the grid of its input and is written as <case>.nii.gz, as DICOM-SEG, or "
+        "both. A case that fails is reported and does not stop the others.",
         (
             (
                 "Segment NIfTI files",

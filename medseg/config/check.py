@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf, flag_override
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from medseg.config.build import (
@@ -22,7 +22,7 @@ from medseg.config.build import (
 )
 from medseg.config.compose import Composition, compose
 from medseg.config.explain import CHOICE
-from medseg.config.schema import SCHEMAS, SUPPLIED, Section
+from medseg.config.schema import PLANNED_SECTION, SCHEMAS, SUPPLIED, Section
 from medseg.config.values import coerce
 from medseg.core.errors import ConfigError
 
@@ -129,6 +129,8 @@ class _Walk:
             reference = parent._get_node(key)._value()  # type: ignore[union-attr]
             reason = str(error).splitlines()[0]
             self._report(path, f"{reference} cannot be resolved ({reason})", "correct the name")
+            return _UNKNOWN
+        if value is None and _refers_to_plan(parent, key):
             return _UNKNOWN
         return self.resolve(value, path)
 
@@ -269,6 +271,11 @@ def _check_value(
     elif type(result) is not type(value):
         with flag_override(parent, ["readonly", "struct"], [False, False]):
             parent[key] = result
+
+
+def _refers_to_plan(parent: DictConfig | ListConfig, key: Any) -> bool:
+    node = parent._get_node(key)
+    return isinstance(node, Node) and str(node._value()).startswith(f"${{{PLANNED_SECTION}.")
 
 
 def _is_uncertain(value: Any) -> bool:

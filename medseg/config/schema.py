@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,7 +41,7 @@ class Train(Command):
     """Values at the top of conf/train.yaml."""
 
     name: FolderName
-    fold: Annotated[int, Field(ge=0)]
+    fold: Annotated[int, Field(ge=0)] | Literal["all"]
     seed: Annotated[int, Field(ge=0)]
     resume: bool
 
@@ -83,9 +83,16 @@ SCHEMAS: dict[str, type[Command]] = {
     "phantom": Phantom,
 }
 
+# Section whose empty values are filled in from the data; references to them are empty until then.
+PLANNED_SECTION = "plan"
+
 # Arguments that a command passes itself because they follow from the data; never written in YAML.
 _TRAIN_SUPPLIED: dict[str, frozenset[str]] = {
     "model": frozenset({"in_channels", "out_channels"}),
+    "loss": frozenset({"ignore_id"}),
+    "task": frozenset({"labels", "loss"}),
+    "loss": frozenset({"ignore_id"}),
+    "task": frozenset({"labels", "loss"}),
 }
 SUPPLIED: dict[str, dict[str, frozenset[str]]] = {
     "train": _TRAIN_SUPPLIED,

@@ -72,7 +72,8 @@ def describe(annotation: Any) -> str:
 
 
 def _explain(error: ValidationError, annotation: Any) -> str:
-    sentences = []
+    sentences: list[str] = []
+    has_wrong_kind = False
     for detail in error.errors(include_url=False, include_input=False):
         context = detail.get("ctx", {})
         bound = next((f"{w} {context[key]}" for key, w in _BOUNDS.items() if key in context), None)
@@ -84,8 +85,12 @@ def _explain(error: ValidationError, annotation: Any) -> str:
             place = "".join(f"[{part}]" for part in detail["loc"] if isinstance(part, int))
             sentences.append(f"must be {bound}{f' at {place}' if place else ''}")
         else:
-            return f"must be {describe(annotation)}"
-    return "; ".join(dict.fromkeys(sentences))
+            has_wrong_kind = True
+    unique = list(dict.fromkeys(sentences))
+    if not has_wrong_kind:
+        return "; ".join(unique)
+    bounds = "".join(f", {text.removeprefix('must be ')}" for text in unique)
+    return f"must be {describe(annotation)}{bounds}"
 
 
 def _members(annotation: Any) -> Iterator[Any]:
