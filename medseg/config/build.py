@@ -79,6 +79,13 @@ def build_all(node: Any) -> Any:
     return _build_value(path, plain, allowed_packages())
 
 
+def accepts(node: Any, argument: str) -> bool:
+    """Whether the target of a node takes an argument that its configuration leaves open."""
+    path, plain = _plain(node)
+    target = resolve_target(plain["_target_"], where=path, packages=allowed_packages())
+    return argument in signature_of(target).parameters and plain.get(argument) is None
+
+
 def build_restricted(
     node: Mapping[str, Any], *, packages: tuple[str, ...], extra: Mapping[str, Any]
 ) -> Any:

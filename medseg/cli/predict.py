@@ -1,0 +1,101 @@
+"""`medseg predict`: every case below a folder through a bundle, to files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
+
+from medseg.bundle import ModelBundle
+from medseg.cli.preparation import console, counting
+from medseg.config.build import accepts, build
+from medseg.core.errors import ConfigError, InputError
+from medseg.core.protocols import Writer
+from medseg.inference.cases import CaseOutcome, predict_cases
+from medseg.inference.predictor import NetworkPredictor
+
+
+def run(cfg: DictConfig) -> int:
+    """Returns 0 if all cases were predicted and 3 if some failed."""
+    outcomes = predict_folder(cfg)
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    done = len(outcomes) - len(failed)
+    console.print(
+        f"{done} of {len(outcomes)} cases predicted in {sum(o.seconds for o in outcomes):.1f} s; "
+        f"results in {cfg.paths.output}",
+        soft_wrap=True,
+    )
+    for outcome in failed:
+        console.print(f"failed: {outcome.error}", style="red", soft_wrap=True, markup=False)
+    return 3 if failed else 0
+
+
+def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
+    """Predicts and writes every case that the source finds."""
+    bundle = ModelBundle.load(cfg.bundle)
+    if bundle.notice:
+        console.print(f"[bold yellow]{bundle.notice}[/]")
+    channels = bundle.card["network"]["options"]["in_channels"]
+    extra = {"num_channels": channels} if accepts(cfg.source, "num_channels") else {}
+    cases = build(cfg.source, **extra).cases()
+    if not cases:
+        raise InputError("source.folder", "holds no images", "set source.folder=<folder of images>")
+    writers = build_writers(cfg.output, bundle)
+    predictor = NetworkPredictor(bundle, inference=build(cfg.inference))
+    with counting("predicting", len(cases)) as step:
+        return predict_cases(
+            predictor,
+            cases,
+            writers=writers,
+            folder=Path(cfg.paths.output),
+            on_done=lambda _: step(),
+        )
+
+
+def build_writers(output: DictConfig, bundle: ModelBundle) -> list[Writer]:
+    """One writer per chosen output; those that name the algorithm are told the bundle."""
+    if not output:
+        raise ConfigError("output", "names no format", "set output=[nifti] or output=[nifti,dicom_seg]")
+    facts: dict[str, Any] = {
+        "algorithm_name": bundle.name,
+        "algorithm_version": str(bundle.card["software"]["medseg"]),
+        "bundle_sha256": bundle.sha256,
+    }
+    return [
+        build(node, **{key: value for key, value in facts.items() if accepts(node, key)})
+        for node in output.values()
+    ]
+
+
+def predict(
+    bundle: str | Path, source: str | Path, *, output: str | Path, overrides: Sequence[str] = ()
+) -> list[CaseOutcome]:
+    """Predicts a folder as `python -m medseg predict` does.
+
+    Args:
+        bundle: folder of the model.
+        source: folder or file with images.
+        output: folder for the results.
+        overrides: further options as on the command line, such as "output=[nifti,dicom_seg]".
+
+    Returns:
+        What became of each case; those that failed carry their error.
+
+    Raises:
+        MedsegError: the options do not fit, the bundle is damaged, or there are no images.
+    """
+    from medseg.config.check import load_config
+
+    cfg = load_config("predict", [f"bundle={_quoted(bundle)}", *overrides])
+    with open_dict(cfg):
+        cfg.source.folder = str(source)
+        cfg.paths.output = str(output)
+    return predict_folder(cfg)
+
+
+def _quoted(value: str | Path) -> str:
+    """A value as one word of Hydra's override grammar, whatever characters it holds."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
