@@ -18,6 +18,7 @@ class SeriesRef:
         study_uid, series_uid, frame_of_reference_uid: as in the headers.
         modality: DICOM modality.
         paths: one file per slice in the order of k, or one multi-frame file.
+        frames: numbers (from 1) of the multi-frame file's frames in the order of k; empty for single-frame files.
     """
 
     study_uid: str
@@ -25,6 +26,7 @@ class SeriesRef:
     frame_of_reference_uid: str
     modality: str
     paths: tuple[Path, ...]
+    frames: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

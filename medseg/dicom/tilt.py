@@ -1,0 +1,98 @@
+"""Leaning stacks (gantry tilt) and stacks with holes: onto an orthogonal, gapless grid, and results back.
+
+The slices keep their plane, so only shifts within it are needed: a slice's pixels move by the sideways part of
+the stacking step. Nothing is interpolated across slices but where a whole slice is missing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.core.geometry import Geometry
+from medseg.core.segmentation import LabelMap
+
+
+def upright_geometry(native: Geometry) -> Geometry:
+    """The smallest orthogonal grid around a leaning one: same i and j axes and spacing, k along the normal."""
+    affine = native.affine
+    shifts = _shifts(native)
+    last = native.shape[2] - 1
+    low = np.floor(np.minimum(0.0, shifts * last) + 1e-6).astype(int)
+    high = np.ceil(np.maximum(0.0, shifts * last) - 1e-6).astype(int)
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    normal /= np.linalg.norm(normal)
+    upright = affine.copy()
+    upright[:3, 2] = (affine[:3, 2] @ normal) * normal
+    upright[:3, 3] = native.to_world_mm((low[0], low[1], 0))
+    shape = (
+        native.shape[0] + int(high[0] - low[0]),
+        native.shape[1] + int(high[1] - low[1]),
+        last + 1,
+    )
+    return Geometry(shape, upright)
+
+
+def straighten(
+    array: NDArray[np.generic], native: Geometry, upright: Geometry, *, outside: float
+) -> NDArray[np.generic]:
+    """Values of a leaning stack on its upright grid, by linear interpolation within each slice.
+
+    Args:
+        array: shape (C, I, J, K) on `native`.
+        native: grid as acquired.
+        upright: from `upright_geometry`.
+        outside: value where no slice reaches.
+    """
+    from scipy.ndimage import shift as shift_image
+
+    channels = array.shape[0]
+    layers = np.full(
+        (channels, upright.shape[2], upright.shape[1], upright.shape[0]), outside, array.dtype
+    )
+    result = layers.transpose(0, 3, 2, 1)
+    extent = (upright.shape[0], upright.shape[1])
+    for k in range(native.shape[2]):
+        offset = upright.to_index(native.to_world_mm((0, 0, k)))[:2]
+        whole = np.floor(offset + 1e-6).astype(int)
+        fraction = np.clip(offset - whole, 0.0, 1.0)
+        for channel in range(channels):
+            plane = np.full(extent, outside, np.float32)
+            plane[whole[0] : whole[0] + native.shape[0], whole[1] : whole[1] + native.shape[1]] = (
+                array[channel, :, :, k]
+            )
+            if fraction.max() > 1e-6:
+                plane = shift_image(plane, fraction, order=1, mode="constant", cval=outside)
+            if array.dtype.kind in "iu":
+                plane = np.rint(plane)
+            result[channel, :, :, k] = plane
+    return result
+
+
+def restore_labels(label_map: LabelMap, native: Geometry) -> LabelMap:
+    """A label map on the grid of the slices as acquired, by nearest neighbour; unchanged if it is there already.
+
+    Args:
+        label_map: on any grid that covers the slices.
+        native: grid of the slices as acquired; its k axis may lean.
+    """
+    if label_map.geometry.difference(native) is None:
+        return label_map
+    ijk = np.linalg.inv(label_map.geometry.affine) @ native.affine
+    columns, rows, num_slices = native.shape
+    i, j = np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij")
+    result = np.zeros(native.shape, label_map.array.dtype)
+    extent = np.array(label_map.geometry.shape)
+    for k in range(num_slices):
+        points = np.stack([i, j, np.full_like(i, k)], axis=-1) @ ijk[:3, :3].T + ijk[:3, 3]
+        nearest = np.rint(points).astype(int)
+        inside = ((nearest >= 0) & (nearest < extent)).all(axis=-1)
+        found = nearest[inside]
+        result[:, :, k][inside] = label_map.array[found[:, 0], found[:, 1], found[:, 2]]
+    return LabelMap(result, native, label_map.labels)
+
+
+def _shifts(native: Geometry) -> NDArray[np.float64]:
+    """Sideways part of the stacking step, in pixels along i and j."""
+    axes = native.affine[:3, :2]
+    return np.asarray(np.linalg.lstsq(axes, native.affine[:3, 2], rcond=None)[0])
