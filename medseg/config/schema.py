@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +27,10 @@ class EvaluationMetrics(Section):
     """What an evaluation measures beyond Dice and distances."""
 
     surface_dice_tolerance_mm: Annotated[float, Field(gt=0)]
+    surface: Literal["elements", "border_voxels"]
     confidence: Annotated[float, Field(gt=0, lt=1)]
+    num_resamples: Annotated[int, Field(gt=0)]
+    seed: Annotated[int, Field(ge=0)]
 
 
 class Command(Section):
@@ -59,6 +62,7 @@ class Evaluate(Command):
     references: str
     bundle: str | None
     labels: dict[str, Any] | None
+    allow_missing: bool
     metrics: EvaluationMetrics
 
 
@@ -89,8 +93,6 @@ PLANNED_SECTION = "plan"
 # Arguments that a command passes itself because they follow from the data; never written in YAML.
 _TRAIN_SUPPLIED: dict[str, frozenset[str]] = {
     "model": frozenset({"in_channels", "out_channels"}),
-    "loss": frozenset({"ignore_id"}),
-    "task": frozenset({"labels", "loss"}),
     "loss": frozenset({"ignore_id"}),
     "task": frozenset({"labels", "loss"}),
 }
