@@ -1,7 +1,8 @@
 """Synthetic volumes, label maps and DICOM series with known answers, for the tests.
 
-Nothing here is symmetric: extents, spacings and positions differ along every axis, origins are not zero, and no
-flip or permutation maps one of these onto itself, so mirrored or swapped output is seen.
+Nothing here is symmetric: extents, spacings and positions differ along every axis, origins are not
+zero, and no flip or permutation maps one of these onto itself, so mirrored or swapped output is
+seen.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ ALL_48_ORIENTATIONS: tuple[str, ...] = ALL_ORIENTATIONS
 
 TWO_LABELS = LabelSet.from_names(["background", "liver", "tumour"])
 
-# Where `grid` puts the middle of the field of view if not told otherwise: no two coordinates are alike.
+# Where `grid` puts the middle of the field of view if not told otherwise: no two coordinates are
+# alike.
 FIELD_CENTRE_MM: Spacing3 = (13.0, -27.0, 41.0)
 
-# Corners of the boxes of `labelled_boxes`, as offsets in RAS mm from the middle of the grid: (low, high).
+# Corners of the boxes of `labelled_boxes`, as offsets in RAS mm from the middle of the grid: (low,
+# high).
 BOX_MM = {
     1: ((-22.0, -17.0, -19.0), (14.0, 9.0, 17.0)),
     2: ((-16.0, -11.0, 2.0), (-4.0, 5.0, 11.0)),
@@ -38,7 +41,8 @@ def grid(
     shape: Shape3 = (36, 30, 22),
     centre_mm: Spacing3 = FIELD_CENTRE_MM,
 ) -> Geometry:
-    """An axis-aligned grid whose field of view has its middle at `centre_mm` (RAS), away from the origin.
+    """An axis-aligned grid whose field of view has its middle at `centre_mm` (RAS), away from the
+    origin.
 
     Spacing and shape follow the index axes (i, j, k), whatever the orientation.
     """
@@ -65,10 +69,12 @@ def sphere(
     outside: float = 0.0,
     modality: str = "CT",
 ) -> Volume:
-    """A ball with soft edges; it lies off the middle of the grid by 5, -4 and 3 mm along R, A and S.
+    """A ball with soft edges; it lies off the middle of the grid by 5, -4 and 3 mm along R, A and
+    S.
 
     Returns:
-        float32 volume of one channel: `inside` within the ball, `outside` beyond it, partial volume between.
+        float32 volume of one channel: `inside` within the ball, `outside` beyond it, partial
+        volume between.
     """
     offset = np.array(centre_mm) - (5.0, -4.0, 3.0)
     geometry = grid(
@@ -114,7 +120,8 @@ def ct_of(label_map: LabelMap, *, seed: int = 0, noise_hu: float = 5.0) -> Volum
 def centre_of_mass_mm(
     image: Volume | LabelMap, *, class_id: int | None = None
 ) -> tuple[float, ...]:
-    """RAS centre of the intensities above the minimum, or of one class (every class but 0 if not given)."""
+    """RAS centre of the intensities above the minimum, or of one class (every class but 0 if not
+    given)."""
     if isinstance(image, Volume):
         weights = image.array[0].astype(np.float64)
         weights = weights - weights.min()

@@ -1,6 +1,7 @@
 """Writes a volume as a classic CT series: one file per slice, geometry exact, nothing random.
 
-It is for synthetic images only (phantoms, tests): the patient in the headers is invented and says so.
+It is for synthetic images only (phantoms, tests): the patient in the headers is invented and says
+so.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _IMPLEMENTATION_UID = "2.25.196583012483406932871964107290817311"
 def series_geometry(geometry: Geometry) -> Geometry:
     """The grid that a DICOM series gives the same voxels: k reversed if the axes are left-handed.
 
-    DICOM slices follow one another along row direction x column direction, so a grid with (i, j, k) along columns,
-    rows and slices is right-handed.
+    DICOM slices follow one another along row direction x column direction, so a grid with (i, j,
+    k) along columns, rows and slices is right-handed.
     """
     is_left_handed = np.linalg.det(geometry.affine[:3, :3]) < 0
     return geometry.permuted((0, 1, 2), (2,)) if is_left_handed else geometry
@@ -39,9 +40,10 @@ def series_geometry(geometry: Geometry) -> Geometry:
 def write_ct_series(volume: Volume, folder: str | Path, *, case_key: str, seed: int) -> list[Path]:
     """Writes one CT Image file per slice along k and returns the files in the order of the slices.
 
-    Axis i becomes the column number, j the row number and k the slice. The axes may point anywhere; left-handed ones
-    have their slices written from the last to the first (see `series_geometry`), so every voxel keeps its position.
-    Values are rounded to whole Hounsfield units.
+    Axis i becomes the column number, j the row number and k the slice. The axes may point
+    anywhere; left-handed ones have their slices written from the last to the first (see
+    `series_geometry`), so every voxel keeps its position. Values are rounded to whole Hounsfield
+    units.
 
     Args:
         volume: one channel of HU within -1024 and 64511, axes at right angles.

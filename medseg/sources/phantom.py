@@ -1,4 +1,4 @@
-"""Abdominal CT phantoms as a data set, and the source that prefers a real folder where one is given."""
+"""Abdominal CT phantoms as a data set, and the source that takes a folder where one is given."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ _TRAINING, _HELD_OUT = 0, 1
 class Phantoms:
     """Synthetic abdominal CT with liver and tumours, made on the fly from a seed.
 
-    Training cases exist in memory only and are drawn when read. Held-out cases are written once as DICOM CT series
-    with NIfTI references and are read back from there, so that testing goes through the reader for real studies.
+    Training cases exist in memory only and are drawn when read. Held-out cases are written once as
+    DICOM CT series with NIfTI references and are read back from there, so that testing goes
+    through the reader for real studies.
 
     Args:
         num_cases: training cases, phantom_000 and on.
-        num_held_out: cases set aside for testing, unseen_000 and on, which share no phantom with training.
+        num_held_out: cases set aside for testing, unseen_000 and on, which share no phantom with
+            training.
         seed: of the whole data set; at least 0.
-        studies_folder: where the held-out studies are written; None keeps them in memory, without DICOM.
+        studies_folder: where the held-out studies are written; None keeps them in memory, without
+            DICOM.
     """
 
     def __init__(
@@ -84,7 +87,8 @@ class FolderOrPhantoms:
     A folder that is named but missing is an error; phantoms never stand in for it.
 
     Args:
-        folder: real data in any layout that `medseg.sources.folder.Folder` knows; None makes phantoms.
+        folder: real data in any layout that `medseg.sources.folder.Folder` knows; None makes
+            phantoms.
         num_cases, num_held_out, seed, studies_folder: of the phantoms, see `Phantoms`.
     """
 

@@ -1,7 +1,8 @@
-"""The trunk of the abdominal phantom: who lies in the scanner, body wall, chest, spine and ribs.
+"""The trunk of the abdominal phantom: the patient, body wall, chest, spine and ribs.
 
-Anatomical coordinates are mm to the right, front and head; the origin lies in the middle of the trunk at the level
-of the first lumbar vertebra. Sizes are those of an adult as read off published CT atlases, to a few mm.
+Anatomical coordinates are mm to the right, front and head; the origin lies in the middle of the
+trunk at the level of the first lumbar vertebra. Sizes and
+Hounsfield units were chosen to look like an adult's; they were not measured.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ PHASES = ("native", "arterial", "portal_venous")
 
 # Mean HU of a tissue in each phase, and how much it differs between people (standard deviation).
 _HU: dict[str, tuple[tuple[float, float, float], float]] = {
-    "liver": ((54.0, 72.0, 108.0), 9.0),
+    "liver": ((54.0, 74.0, 102.0), 10.0),
     "spleen": ((48.0, 118.0, 114.0), 9.0),
     "cortex": ((34.0, 180.0, 168.0), 14.0),
     "medulla": ((32.0, 72.0, 150.0), 10.0),
     "aorta": ((40.0, 285.0, 150.0), 18.0),
     "portal": ((40.0, 98.0, 160.0), 12.0),
     "cava": ((39.0, 70.0, 142.0), 10.0),
-    "muscle": ((54.0, 58.0, 64.0), 4.0),
+    "muscle": ((54.0, 60.0, 68.0), 6.0),
     "pancreas": ((38.0, 98.0, 88.0), 8.0),
     "bowel_wall": ((40.0, 66.0, 84.0), 7.0),
     "blood": ((41.0, 210.0, 145.0), 14.0),
@@ -41,7 +42,7 @@ _HU: dict[str, tuple[tuple[float, float, float], float]] = {
     "bile": ((9.0, 9.0, 10.0), 5.0),
 }  # fmt: skip
 
-# Outer surface of the muscle layer: half axes of a superellipse in mm, before the patient's own scale.
+# Outer surface of the muscle layer: half axes in mm of a superellipse, before scaling.
 _TRUNK_MM = (139.0, 97.0)
 _TRUNK_EXPONENT = 2.35
 _WALL_MM = 11.0
@@ -92,14 +93,14 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         name: means[column] + spread * float(np.clip(rng.standard_normal(), -2, 2))
         for name, (means, spread) in _HU.items()
     }
-    if rng.random() < 0.15:  # fatty liver
-        hu["liver"] -= rng.uniform(12.0, 28.0)
+    if rng.random() < 0.3:  # fatty liver
+        hu["liver"] -= rng.uniform(10.0, 18.0 if phase == "native" else 34.0)
     width = rng.uniform(0.92, 1.1)
     return Patient(
         phase=phase,
         hu=hu,
         fat_mm=float(rng.uniform(6.0, 26.0)),
-        inset_mm=float(rng.uniform(1.5, 4.5)),
+        inset_mm=float(rng.uniform(0.0, 3.0)),
         scale=(
             float(width),
             float(width * rng.uniform(0.93, 1.08)),
@@ -115,7 +116,7 @@ def jitter(rng: np.random.Generator, points: Sequence[Point], *, spread_mm: floa
 
 
 def draw_trunk(canvas: Canvas, patient: Patient, *, rng: np.random.Generator) -> Trunk:
-    """Paints skin, fat, muscle, lungs, heart, ribs and spine, and returns the surfaces between them."""
+    """Paints skin, fat, muscle, chest, ribs and spine, and returns the surfaces between them."""
     at = canvas.everywhere
     trunk, muscle_surface, angle = _surfaces(canvas, patient, rng=rng)
     hu = patient.hu
@@ -135,14 +136,14 @@ def draw_trunk(canvas: Canvas, patient: Patient, *, rng: np.random.Generator) ->
 
 
 def spine_y_mm(z: Array | float) -> Array | float:
-    """Front-to-back position of the middle of the vertebral bodies at height z (lumbar lordosis)."""
+    """Position y of the middle of the vertebral bodies at height z: the lumbar curve."""
     return -52.0 + 5.0 * np.cos((z + 40.0) / 85.0)
 
 
 def _surfaces(
     canvas: Canvas, patient: Patient, *, rng: np.random.Generator
 ) -> tuple[Trunk, Array, Array]:
-    """Trunk, distance to the outside of the muscle layer, and angle around the body (0 back, pi front)."""
+    """Trunk, distance to the outside of the muscles, angle round the body (back 0, front pi)."""
     x, y, z = canvas.x, canvas.y, canvas.z
     across = np.abs(x)
     radius = np.sqrt(x * x + y * y) + 1e-3
@@ -201,18 +202,17 @@ def _draw_chest(
     hu = patient.hu
     inside = overlap(trunk.cavity, -trunk.diaphragm, blend_mm=3.0)
     canvas.paint(inside, hu["muscle"], at=at)
-    lung = overlap(trunk.cavity + 1.0, 3.5 - trunk.diaphragm, blend_mm=3.0)
+    lung = overlap(trunk.cavity + 1.0, 2.8 - trunk.diaphragm, blend_mm=3.0)
     fine = smooth_field(rng, at.x.shape, knots=(44, 38, 18))
     # Blood gathers at the back of the lung of a patient lying on it.
     air = -845.0 + 30.0 * np.tanh(-at.y / 60.0) + 240.0 * np.square(np.clip(fine - 1.0, 0.0, 1.6))
     canvas.paint(lung, _f32(air), at=at)
 
-    heart: Point = jitter(rng, [(-24.0, 34.0, 116.0)], spread_mm=6.0)[0]
+    heart: Point = jitter(rng, [(-24.0, 34.0, 109.0)], spread_mm=6.0)[0]
     region = canvas.near([heart], 75.0)
     above = -trunk.diaphragm[region.slices]
     size = rng.uniform(0.9, 1.08)
-    turn = np.float32(0.0)
-    shape = ellipsoid(region, heart, (62.0 * size, 48.0 * size, 44.0 * size)) + turn
+    shape = ellipsoid(region, heart, (62.0 * size, 48.0 * size, 44.0 * size))
     canvas.paint(overlap(shape - 7.0, above, blend_mm=2.0), hu["fat"] + 8.0, at=region)
     canvas.paint(overlap(shape, above + 3.0, blend_mm=2.0), hu["muscle"] + 35.0, at=region)
     chamber = ellipsoid(region, (heart[0] - 14.0, heart[1] + 4.0, heart[2]), (34.0, 27.0, 34.0))
@@ -228,14 +228,14 @@ def _draw_ribs(canvas: Canvas, trunk: Trunk, angle: Array, *, rng: np.random.Gen
     """The lower ribs, running downwards from the spine round to the costal arch."""
     at = canvas.everywhere
     middle = trunk.cavity - 0.5 * _WALL_MM
-    fall = 78.0 * _step((angle - 1.15) / 0.45) - 34.0 * _step((angle - 2.2) / 0.3)
+    fall = 92.0 * np.clip((angle - 0.25) / 1.9, 0.0, 1.0) - 40.0 * _step((angle - 2.35) / 0.25)
     level = (at.z + fall - rng.uniform(-4.0, 12.0)) / _RIB_STEP_MM
     index = np.clip(np.round(level), 0, None)
     along_z = (level - index) * np.float32(_RIB_STEP_MM) * 0.8
     # The two lowest ribs end free in the flank.
-    reach = np.where(index == 0, 0.95, np.where(index == 1, 1.5, np.where(index < 5, 2.2, 2.75)))
-    distance = np.sqrt(np.square(middle / 4.6) + np.square(along_z / 6.8)) - 1.0
-    distance = distance * 5.0 + 60.0 * np.clip(angle - reach, 0.0, 1.0)
+    reach = np.array([0.95, 1.5, 2.2, 2.2, 2.2, 2.75], np.float32)[np.clip(index, 0, 5).astype(int)]
+    distance = np.sqrt(np.square(middle / 4.3) + np.square(along_z / 6.3)) - 1.0
+    distance = distance * 4.8 + 60.0 * np.clip(angle - reach, 0.0, 1.0)
     distance = _f32(distance + 60.0 * np.clip(0.28 - angle, 0.0, 1.0))
     is_bone = _step((2.15 - angle) / 0.08)
     canvas.paint(distance, _f32(95.0 + 460.0 * is_bone), at=at)

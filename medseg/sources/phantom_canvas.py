@@ -1,25 +1,27 @@
-"""Painting with level functions: the grid a phantom is drawn on, shapes in mm, smooth random fields.
+"""Painting with level functions: the grid a phantom is drawn on, shapes, smooth random fields.
 
-Distances are in millimetres of the anatomy, negative inside, exact for tubes and close to the surface for the
-rest. Nothing in this file knows anatomy.
+Distances are in millimetres of the anatomy, negative inside, exact for tubes and close to the
+surface for the rest. Nothing in this file knows anatomy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+# float32 throughout; the wider type spares casts where numpy's own types lose the precision.
+Array = NDArray[Any]
 Point = tuple[float, float, float]
 Slices = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A box of the canvas: where it lies in the array, and the anatomical coordinates of its voxels in mm."""
+    """A box of the canvas: its place in the array, and its voxels' anatomical coordinates in mm."""
 
     slices: Slices
     x: Array
@@ -32,7 +34,8 @@ class Canvas:
     """Hounsfield units on a grid whose voxels know their place in the anatomy.
 
     Args:
-        x, y, z: anatomical coordinates (right, anterior, superior) of the voxels in mm, shape (I, J, K).
+        x, y, z: anatomical coordinates (right, anterior, superior) of the voxels in mm, all of
+            shape (I, J, K).
         softness_mm: width of the zone over which a boundary is mixed, about one voxel.
     """
 
@@ -84,7 +87,9 @@ class Canvas:
         view += share * (hu - view)
 
 
-def ellipsoid(at: Region, centre: Point, radii: Point, *, axes: Array | None = None) -> Array:
+def ellipsoid(
+    at: Region, centre: Point, radii: Point, *, axes: NDArray[np.float64] | None = None
+) -> Array:
     """Signed distance to an ellipsoid, first order at the surface.
 
     Args:
@@ -99,7 +104,9 @@ def ellipsoid(at: Region, centre: Point, radii: Point, *, axes: Array | None = N
         at.z - np.float32(centre[2]),
     )
     if axes is not None:
-        offset = tuple(sum(axes[n, m] * offset[m] for m in range(3)) for n in range(3))
+        turn = axes.astype(np.float32)
+        x, y, z = offset
+        offset = tuple(row[0] * x + row[1] * y + row[2] * z for row in turn)
     level = np.full(at.x.shape, 1e-6, np.float32)
     slope = np.full(at.x.shape, 1e-8, np.float32)
     for values, radius in zip(offset, radii, strict=True):
@@ -121,7 +128,9 @@ def tube(at: Region, points: Sequence[Point], radii: Sequence[float]) -> Array:
         start = np.array(points[n], np.float32)
         along = np.array(points[n + 1], np.float32) - start
         dx, dy, dz = at.x - start[0], at.y - start[1], at.z - start[2]
-        t = (dx * along[0] + dy * along[1] + dz * along[2]) / np.float32(max(along @ along, 1e-6))
+        t = (dx * along[0] + dy * along[1] + dz * along[2]) / np.float32(
+            max(np.sum(along * along), 1e-6)
+        )
         np.clip(t, 0.0, 1.0, out=t)
         dx -= t * along[0]
         dy -= t * along[1]
@@ -133,7 +142,7 @@ def tube(at: Region, points: Sequence[Point], radii: Sequence[float]) -> Array:
 
 
 def union(first: Array, second: Array, *, blend_mm: float) -> Array:
-    """Distance to both shapes together, their crease filled over `blend_mm` (polynomial smooth minimum)."""
+    """Distance to both shapes together, the crease between them filled over `blend_mm`."""
     share = np.clip(0.5 + (second - first) / np.float32(2 * blend_mm), 0.0, 1.0)
     return second + share * (first - second) - np.float32(blend_mm) * share * (1.0 - share)
 
@@ -146,18 +155,16 @@ def overlap(first: Array, second: Array, *, blend_mm: float) -> Array:
 def smooth_field(
     rng: np.random.Generator, shape: tuple[int, ...], *, knots: Sequence[int]
 ) -> Array:
-    """Random field of about unit standard deviation: a cubic B-spline with `knots` weights per axis.
+    """Random cubic B-spline of about unit standard deviation with `knots` weights per axis.
 
     The weights are normal and cut at two standard deviations, so the field is bounded.
     """
     weights = np.clip(rng.standard_normal(tuple(knots)), -2.0, 2.0)
     # Each axis leaves 0.479 of the variance of independent weights: the mean of the squared basis.
     values = (weights / 0.479 ** (len(shape) / 2)).astype(np.float32)
-    for axis, extent in enumerate(shape):
-        values = np.moveaxis(
-            np.tensordot(_spline_basis(extent, knots[axis]), values, (1, axis)), 0, axis
-        )
-    return np.ascontiguousarray(values)
+    for axis in reversed(range(len(shape))):
+        values = _interpolated(values, shape[axis], axis=axis)
+    return values
 
 
 def wave_field(
@@ -176,7 +183,9 @@ def wave_field(
     return total * np.float32(np.sqrt(2 / num_waves))
 
 
-def rotation(*, about_x: float = 0.0, about_y: float = 0.0, about_z: float = 0.0) -> Array:
+def rotation(
+    *, about_x: float = 0.0, about_y: float = 0.0, about_z: float = 0.0
+) -> NDArray[np.float64]:
     """Rotation matrix from angles in degrees, about x first."""
     matrix = np.eye(3)
     for axis, degrees in enumerate((about_x, about_y, about_z)):
@@ -186,13 +195,23 @@ def rotation(*, about_x: float = 0.0, about_y: float = 0.0, about_z: float = 0.0
         turn[first, first] = turn[second, second] = cos
         turn[second, first], turn[first, second] = sin, -sin
         matrix = turn @ matrix
-    return matrix.astype(np.float32)
+    return matrix
 
 
-def _spline_basis(extent: int, knots: int) -> Array:
-    """Weights of `knots` uniform cubic B-spline coefficients at `extent` positions, (extent, knots)."""
-    position = np.linspace(0.0, knots - 3, extent)
-    distance = np.abs(position[:, None] - (np.arange(knots) - 1)[None])
-    near = 2 / 3 - distance**2 + distance**3 / 2
-    far = np.clip(2 - distance, 0, None) ** 3 / 6
-    return np.where(distance < 1, near, far).astype(np.float32)
+def _interpolated(values: Array, extent: int, *, axis: int) -> Array:
+    """Cubic B-spline with the coefficients `values` along `axis`, at `extent` even positions.
+
+    Plain sums in a fixed order: a matrix product depends on the number of threads.
+    """
+    position = np.linspace(0.0, values.shape[axis] - 3, extent)
+    first = np.minimum(position.astype(int), values.shape[axis] - 4)
+    t = position - first
+    basis = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
+    view = tuple(-1 if n == axis else 1 for n in range(values.ndim))
+    total: Array | None = None
+    for n, weight in enumerate(basis):
+        term = np.take(values, first + n, axis=axis)
+        term *= (weight / 6).astype(np.float32).reshape(view)
+        total = term if total is None else np.add(total, term, out=total)
+    assert total is not None
+    return total

@@ -1,9 +1,9 @@
-"""Phantoms as files: data sets in the layout of the Medical Segmentation Decathlon, and DICOM studies."""
+"""Phantoms as files: data sets in the layout of the Medical Segmentation Decathlon, and DICOM
+studies."""
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterable
@@ -68,7 +68,8 @@ def write_nifti_dataset(folder: Path, *, keys: Iterable[str], seed: int) -> list
 def write_study(
     folder: Path, key: str, *, seed: int, number: int, stream: int = 0, reference_folder: Path
 ) -> Study:
-    """Writes one phantom as CT series in <folder>/<key>/ and its reference as <reference_folder>/<key>.nii.gz.
+    """Writes one phantom as CT series in <folder>/<key>/ and its reference as
+    <reference_folder>/<key>.nii.gz.
 
     The reference lies on the grid of the series as read back, so results compare voxel by voxel.
     """
@@ -89,8 +90,8 @@ def held_out_studies(
     """Held-out phantoms below `folder`, written now unless they are there in full.
 
     They lie in a folder of their own named after version, seed and count, with dicom/<key>/ and
-    references/<key>.nii.gz. That folder appears in one step, whenever the program is killed; two programs may do
-    this at the same time.
+    references/<key>.nii.gz. That folder appears in one step, whenever the program is killed; two
+    programs may do this at the same time.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -138,12 +139,13 @@ def _write_studies(place: Path, *, keys: tuple[str, ...], seed: int, stream: int
         }
         write_text(unfinished / _INVENTORY, json.dumps(sizes, indent=1) + "\n")
         if place.exists() and not _is_complete(place):
-            # Someone removed a part of it: put the rest out of the way before the new one takes its place.
+            # Someone removed a part of it: put the rest out of the way before the new one takes
+            # its place.
             remains = place.with_name(f".{secrets.token_hex(6)}.{place.name}")
-            os.replace(place, remains)
+            place.replace(remains)
             shutil.rmtree(remains, ignore_errors=True)
         try:
-            os.replace(unfinished, place)
+            unfinished.replace(place)
         except OSError:
             if not _is_complete(place):  # else another program was first
                 raise

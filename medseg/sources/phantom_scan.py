@@ -12,6 +12,7 @@ from medseg.core.segmentation import LabelMap
 from medseg.core.volume import Volume
 from medseg.sources.phantom_anatomy import Patient, draw_patient, draw_trunk
 from medseg.sources.phantom_canvas import Array, Canvas, rotation, smooth_field
+from medseg.sources.phantom_liver import draw_liver
 from medseg.sources.phantom_organs import draw_organs
 
 # Raise it when a change makes any phantom differ; written studies are kept apart by it.
@@ -57,21 +58,23 @@ def make_phantom(
         only_axial: keep k along the body, as in a scanner's own series.
 
     Returns:
-        int16 volume in HU, shape (1, I, J, K), and uint8 label map (0, 1 liver, 2 tumour) on its grid.
+        int16 volume in HU, shape (1, I, J, K), and uint8 label map (0, 1 liver, 2 tumour) on its
+        grid.
     """
     rng = np.random.default_rng([seed, stream, number])
     patient = draw_patient(rng)
     shape, spacing_mm = _field_of_view(patient, rng=rng)
     canvas, directions = _canvas(patient, shape, spacing_mm, rng=rng)
     trunk = draw_trunk(canvas, patient, rng=rng)
-    labels = draw_organs(canvas, patient, trunk, rng=rng)
+    neighbours = draw_organs(canvas, patient, trunk, rng=rng)
+    labels = draw_liver(canvas, patient, trunk, neighbours, rng=rng)
     hu = _scanned(canvas.hu, trunk.skin, rng=rng)
 
     affine = np.eye(4)
     affine[:3, :3] = directions * np.array(spacing_mm)
     affine[:3, 3] = rng.uniform(-150.0, 150.0, 3).round(2)
     geometry = Geometry(shape, affine)
-    orientations = AXIAL_ORIENTATIONS
+    orientations: tuple[str, ...] = AXIAL_ORIENTATIONS
     if not only_axial and rng.random() < 0.25:
         orientations = OTHER_ORIENTATIONS
     orientation = str(rng.choice(orientations))
@@ -109,17 +112,17 @@ def _canvas(
     *,
     rng: np.random.Generator,
 ) -> tuple[Canvas, NDArray[np.float64]]:
-    """Canvas with bent, scaled and turned anatomical coordinates, and the grid's axes in RAS (columns)."""
+    """Canvas with bent, scaled and turned coordinates, and the grid's axes in RAS as columns."""
     oblique = rng.random() < 0.15
     directions = rotation(
         about_x=rng.uniform(-7, 7) * oblique,
         about_y=rng.uniform(-4, 4) * oblique,
         about_z=rng.uniform(-5, 5) * oblique,
-    ).astype(np.float64)
+    )
     lying = rotation(
         about_x=rng.uniform(-3, 3), about_y=rng.uniform(-3, 3), about_z=rng.uniform(-4, 4)
     )
-    matrix = (lying.astype(np.float64) @ directions).astype(np.float32)
+    matrix = (lying @ directions).astype(np.float32)
     axes = [
         ((np.arange(n) - (n - 1) / 2) * step).astype(np.float32).reshape(view)
         for n, step, view in zip(
@@ -138,13 +141,15 @@ def _canvas(
         values = (values + np.float32(shift[row])) / np.float32(patient.scale[row])
         coordinates.append(values + np.float32(4.5) * smooth_field(rng, shape, knots=knots))
     softness = float(np.cbrt(np.prod(spacing_mm))) * 1.05
-    return Canvas(*coordinates, softness_mm=softness), directions
+    x, y, z = coordinates
+    return Canvas(x, y, z, softness), directions
 
 
 def _scanned(hu: Array, skin: Array, *, rng: np.random.Generator) -> NDArray[np.int16]:
-    """What the scanner makes of the tissue: blur, noise of its dose, streaks across the body, couch."""
+    """What the scanner makes of the tissue: blur, noise of its dose, streaks across the body,
+    couch."""
     shape = hu.shape
-    dose_noise_hu = np.float32(np.exp(rng.uniform(np.log(7.0), np.log(17.0))))
+    dose_noise_hu = np.float32(np.exp(rng.uniform(np.log(9.0), np.log(20.0))))
     _draw_couch(hu, skin, rng=rng)
     blurred = ndimage.gaussian_filter(hu, (0.42, 0.42, 0.0), mode="nearest", truncate=3.0)
 
