@@ -87,7 +87,9 @@ def evaluate_case(
         LabelError: a map holds values that `labels` does not.
     """
     where = case or "case"
-    difference = reference.geometry.difference(prediction.geometry)
+    difference = reference.geometry.difference(
+        prediction.geometry, tolerance_mm=_grid_tolerance_mm(reference.geometry)
+    )
     if difference is not None:
         raise GeometryError(
             where,
@@ -124,6 +126,15 @@ def measuring_steps_mm(geometry: Geometry) -> NDArray[np.float64]:
     if geometry.is_orthogonal:
         return np.array(geometry.spacing_mm)
     return geometry.affine[:3, :3]
+
+
+def _grid_tolerance_mm(geometry: Geometry) -> float:
+    """0.01 mm or a hundredth of a voxel, whichever is more: tools round header numbers to that.
+
+    Never more than a tenth of a voxel, for microscopy.
+    """
+    smallest_mm = min(geometry.spacing_mm)
+    return min(max(0.01, 0.01 * smallest_mm), 0.1 * smallest_mm)
 
 
 def _score(
