@@ -7,14 +7,12 @@ three gluteal muscles, which are SNOMED CT's own.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 
 from medseg.core.labels import CodedConcept, Label
 
 SCT = "SCT"
-PRIVATE_SCHEME = "99MEDSEG"
 
 ANATOMICAL_STRUCTURE = CodedConcept("91723000", SCT, "Anatomical Structure")
 ABNORMAL_STRUCTURE = CodedConcept("49755003", SCT, "Morphologically Abnormal Structure")
@@ -216,7 +214,7 @@ class SegmentCodes:
         type: the property itself.
         modifiers: laterality and the like, refining `type`.
         region: the organ that an abnormal structure lies in; None for anatomy, or if unknown.
-        is_known: False if the name is in no table, so that `type` is a private code.
+        is_known: False if the name is in no table, so that `type` says nothing particular.
     """
 
     category: CodedConcept
@@ -237,8 +235,8 @@ def segment_codes(label: Label) -> SegmentCodes:
 
     Names are read as words: `kidney_left`, `Left Kidney` and `kidney-left` are one. A word such as
     "tumour" makes an abnormal structure whose region is the organ that the other words name. A name
-    in no table becomes a code of the private scheme "99MEDSEG" that is made from the name, under
-    "Anatomical Structure": unlike a common "Tissue", it keeps two unknown labels apart.
+    in no table becomes the general "Anatomical Structure", and writers say so beside the name: a
+    private code would tell no viewer more than the name does.
     """
     words = _words_of(label.name)
     named = _by_name(words)
@@ -248,7 +246,7 @@ def segment_codes(label: Label) -> SegmentCodes:
         )
     if label.type is None:
         return SegmentCodes(
-            label.category or ANATOMICAL_STRUCTURE, _private_code(label.name), is_known=False
+            label.category or ANATOMICAL_STRUCTURE, ANATOMICAL_STRUCTURE, is_known=False
         )
     meant = label.type.meaning.lower()
     modifiers = tuple(_MODIFIERS[w] for w in words if w in _MODIFIERS and w not in meant)
@@ -320,11 +318,3 @@ def _category_of(concept: CodedConcept) -> CodedConcept:
     if concept.value in {value for value, _ in _TISSUES.values()}:
         return TISSUE
     return ANATOMICAL_STRUCTURE
-
-
-def _private_code(name: str) -> CodedConcept:
-    # A code value holds 16 characters; a long name keeps its start and becomes unique by a hash.
-    value = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_")
-    if not value or len(value) > 16:
-        value = f"{value[:9]}_{hashlib.sha256(name.encode()).hexdigest()[:6].upper()}".strip("_")
-    return CodedConcept(value, PRIVATE_SCHEME, name[:64])

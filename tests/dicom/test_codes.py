@@ -132,12 +132,9 @@ def test_a_side_that_the_type_already_says_is_not_repeated():
     assert found.modifiers == ()
 
 
-def test_unknown_names_get_private_codes_that_differ():
-    first = segment_codes(Label("zorgle_of_the_second_kind", 1))
-    second = segment_codes(Label("zorgle_of_the_third_kind", 2))
+def test_an_unknown_name_gets_the_general_code_and_is_marked():
+    found = segment_codes(Label("zorgle_of_the_second_kind", 1))
 
-    assert not first.is_known
-    assert first.type.scheme == "99MEDSEG"
-    assert len(first.type.value) <= 16
-    assert first.type.value != second.type.value
-    assert first.type.meaning == "zorgle_of_the_second_kind"
+    assert not found.is_known
+    assert found.category == found.type == codes.ANATOMICAL_STRUCTURE
+    assert segment_codes(Label("liver", 1)).is_known

@@ -1,0 +1,345 @@
+"""Label maps and probabilities as DICOM segmentations that refer to their source series.
+
+The voxels lie on the slices of that series, so nothing is resampled; codes, colours and patient
+come from the label set and from the source. The same result gives the same UIDs and the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.core.errors import ConfigError, LabelError, OutputError
+from medseg.core.identity import Case
+from medseg.core.labels import Label, LabelSet
+from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.dicom.derived import Algorithm, derived_header
+from medseg.dicom.encode import DEFLATED, EXPLICIT_LITTLE, RLE, write_frames
+from medseg.dicom.source_series import align, read_source_series, source_of
+from medseg.dicom.uids import UUID_ROOT
+from medseg.writers.names import output_path
+from medseg.writers.seg_frames import (
+    FrameKey,
+    bit_frames,
+    frame_groups,
+    planes_of,
+    rle_frame,
+    slices_with,
+)
+from medseg.writers.seg_header import (
+    LABEL_MAP_SEGMENTATION_STORAGE,
+    SEGMENTATION_STORAGE,
+    add_segmentation_modules,
+    segment_items,
+    segments_of,
+)
+
+SegmentationType = Literal["BINARY", "FRACTIONAL", "LABELMAP"]
+EmptyFrames = Literal["auto", "keep", "omit"]
+Compression = Literal["auto", "none", "rle", "deflate"]
+
+# Viewers place results best when every slice has a frame (shared with highdicom#214, OHIF#2833);
+# beyond these limits the file would grow too large for that.
+_KEEP_UP_TO_SEGMENTS = 4
+_KEEP_BELOW_BYTES = 50_000_000
+_MAX_NATIVE_BYTES = 2**32 - 2  # the length of native pixel data is a 32-bit even number
+_FULL = 255
+
+
+@dataclass(frozen=True)
+class DicomSegWriter:
+    """Writes `<case key>.dcm`; see `write_dicom_seg` for the arguments.
+
+    Raises:
+        ConfigError: an argument is none of the accepted words.
+    """
+
+    segmentation_type: SegmentationType = "BINARY"
+    algorithm_name: str = "medseg"
+    algorithm_version: str = ""
+    bundle_sha256: str = ""
+    empty_frames: EmptyFrames = "auto"
+    compression: Compression = "auto"
+    uid_root: str = UUID_ROOT
+
+    def __post_init__(self) -> None:
+        _check_words(self.segmentation_type, self.empty_frames, self.compression)
+
+    def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]:
+        path = output_path(folder, case, ".dcm")
+        write_dicom_seg(
+            result,
+            case,
+            path,
+            segmentation_type=self.segmentation_type,
+            algorithm_name=self.algorithm_name,
+            algorithm_version=self.algorithm_version,
+            bundle_sha256=self.bundle_sha256,
+            empty_frames=self.empty_frames,
+            compression=self.compression,
+            uid_root=self.uid_root,
+        )
+        return [path]
+
+
+def write_dicom_seg(
+    label_map: LabelMap | ProbabilityMap,
+    case: Case,
+    path: str | Path,
+    *,
+    segmentation_type: SegmentationType = "BINARY",
+    algorithm_name: str = "medseg",
+    algorithm_version: str = "",
+    bundle_sha256: str = "",
+    empty_frames: EmptyFrames = "auto",
+    compression: Compression = "auto",
+    uid_root: str = UUID_ROOT,
+) -> Path:
+    """Writes one DICOM segmentation object.
+
+    Args:
+        label_map: result on the slices of the source series; its axes may run in any order and
+            direction. BINARY and LABELMAP take the likeliest class of probabilities, FRACTIONAL
+            stores them in 256 steps, and a label map as 0 and 1.
+        case: where the result comes from; needs its `series`.
+        path: file to write.
+        segmentation_type: BINARY, one bit per voxel and class, is what every viewer reads.
+            FRACTIONAL has eight. LABELMAP (DICOM 2024d) has one class number per voxel: by far the
+            smallest for many classes, but older archives refuse it.
+        algorithm_name, algorithm_version, bundle_sha256: what made the result.
+        empty_frames: "keep" has a frame for every slice and segment, "omit" only for the slices
+            from the first to the last of each segment. "auto" keeps with up to 4 segments or below
+            50 MB.
+        compression: "rle" fits FRACTIONAL and LABELMAP (where it is the default); "deflate" shrinks
+            a BINARY of many segments a hundredfold, but not every archive knows it.
+        uid_root: the site's own UID root.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: the case is no DICOM series, the series lacks identifiers, or the file cannot
+            be written.
+        GeometryError: the result does not lie on the slices of the series.
+        LabelError: the label map holds numbers that its label set does not.
+    """
+    _check_words(segmentation_type, empty_frames, compression)
+    series = source_of(case, writer="DICOM-SEG")
+    source = read_source_series(series, where=case.key)
+    alignment = align(source, label_map.geometry, where=case.key)
+    algorithm = Algorithm(algorithm_name, algorithm_version, bundle_sha256)
+
+    if segmentation_type == "FRACTIONAL":
+        content: _Content = _fractional(label_map, lambda array: planes_of(array, alignment))
+    else:
+        likeliest = _likeliest(label_map)
+        _check_values(likeliest, case.key)
+        planes = planes_of(_without_ignored(likeliest), alignment)
+        content = _Content(planes, segments_of(label_map.labels, highest=int(planes.max())))
+    numbers = [label.class_id for label in content.segments]
+    frames = _frames(content, segmentation_type, empty_frames)
+
+    if compression == "auto":
+        compression = "rle" if segmentation_type == "LABELMAP" else "none"
+    if compression == "rle" and segmentation_type == "BINARY":
+        raise ConfigError(
+            "compression", "DICOM has no RLE for single bits", "use deflate, or LABELMAP with rle"
+        )
+    is_label_map = segmentation_type == "LABELMAP"
+    header = derived_header(
+        source,
+        algorithm,
+        sop_class_uid=LABEL_MAP_SEGMENTATION_STORAGE if is_label_map else SEGMENTATION_STORAGE,
+        modality="SEG",
+        identity=(segmentation_type, compression, empty_frames, _digest(content)),
+        series_offset=1,
+        description="segmentation",
+        uid_root=uid_root,
+    )
+    bits = 1 if segmentation_type == "BINARY" else content.planes.dtype.itemsize * 8
+    add_segmentation_modules(
+        header,
+        source,
+        alignment,
+        segmentation_type=segmentation_type,
+        bits=bits,
+        num_frames=len(frames),
+    )
+    header.SegmentsOverlap = content.overlap
+    if segmentation_type == "FRACTIONAL":
+        header.SegmentationFractionalType = content.fractional_type
+        header.MaximumFractionalValue = _FULL
+    if is_label_map:
+        header.PixelPaddingValue = 0
+    header.SegmentSequence = segment_items(content.segments, source, algorithm, root=uid_root)
+
+    num_bytes = _native_bytes(content, len(frames), bits)
+    if compression == "none" and num_bytes > _MAX_NATIVE_BYTES:
+        raise OutputError(
+            path,
+            f"{len(frames)} frames for {len(numbers)} segments need more than the 4 GiB that an "
+            "uncompressed object can hold",
+            "use segmentation_type=LABELMAP",
+        )
+    encoded = [rle_frame(content.plane(*key)) for key in frames] if compression == "rle" else None
+    write_frames(
+        header,
+        path,
+        groups=frame_groups(alignment, frames),
+        native=_native(content, frames, segmentation_type),
+        num_native_bytes=num_bytes,
+        encapsulated=encoded,
+        value_representation="OW" if bits == 16 else "OB",
+        syntax={"rle": RLE, "deflate": DEFLATED}.get(compression, EXPLICIT_LITTLE),
+    )
+    return Path(path)
+
+
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """What goes into the frames.
+
+    Args:
+        planes: class numbers, shape (slices, rows, columns); for fractions (segments, slices, rows,
+            columns) in 0 to 255.
+        segments: the classes that are described.
+        overlap: whether a voxel may belong to two segments.
+        fractional_type: what fractions mean; "" for class numbers.
+    """
+
+    planes: NDArray[Any]
+    segments: tuple[Label, ...]
+    overlap: Literal["NO", "UNDEFINED"] = "NO"
+    fractional_type: str = ""
+
+    @property
+    def num_slices(self) -> int:
+        return int(self.planes.shape[-3])
+
+    def plane(self, number: int, index: int) -> NDArray[Any]:
+        """One frame's values; all classes together for number 0."""
+        if not self.fractional_type:
+            return np.asarray(self.planes[index])
+        position = [label.class_id for label in self.segments].index(number)
+        return np.asarray(self.planes[position, index])
+
+
+def _frames(content: _Content, segmentation_type: str, empty_frames: EmptyFrames) -> list[FrameKey]:
+    """Segment by segment, each in the order of the slices."""
+    every = range(content.num_slices)
+    if segmentation_type == "LABELMAP":
+        return [(0, k) for k in every]
+    numbers = [label.class_id for label in content.segments]
+    bits = 1 if segmentation_type == "BINARY" else 8
+    all_bytes = _native_bytes(content, len(numbers) * len(every), bits)
+    if empty_frames == "keep" or (
+        empty_frames == "auto"
+        and (len(numbers) <= _KEEP_UP_TO_SEGMENTS or all_bytes < _KEEP_BELOW_BYTES)
+    ):
+        return [(number, k) for number in numbers for k in every]
+    if content.fractional_type:
+        found = {
+            number: slices
+            for number, planes in zip(numbers, content.planes, strict=True)
+            for slices in slices_with((planes > 0).astype(np.uint8), [1]).values()
+        }
+    else:
+        found = slices_with(content.planes, numbers)
+    frames = [(number, k) for number in numbers for k in found.get(number, ())]
+    # An object without frames is not allowed; an empty result has those of the first segment.
+    return frames or [(numbers[0], k) for k in every]
+
+
+def _native_bytes(content: _Content, num_frames: int, bits: int) -> int:
+    rows, columns = content.planes.shape[-2:]
+    return (num_frames * rows * columns * bits + 7) // 8
+
+
+def _native(
+    content: _Content, frames: Sequence[FrameKey], segmentation_type: str
+) -> Iterator[bytes]:
+    if segmentation_type == "BINARY":
+        yield from bit_frames(content.planes, frames)
+        return
+    for number, k in frames:
+        plane = content.plane(number, k)
+        yield plane.astype(plane.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _likeliest(result: LabelMap | ProbabilityMap) -> LabelMap:
+    if isinstance(result, LabelMap):
+        return result
+    array = result.array.argmax(axis=0)
+    return LabelMap(_smallest(array, len(result.labels) - 1), result.geometry, result.labels)
+
+
+def _without_ignored(label_map: LabelMap) -> NDArray[Any]:
+    """Class numbers in the smallest unsigned type; voxels without annotation become background."""
+    labels, array = label_map.labels, label_map.array
+    if labels is not None and labels.ignore_id is not None:
+        array = np.where(array == labels.ignore_id, 0, array)
+    highest = int(array.max()) if labels is None else len(labels) - 1
+    return _smallest(array, highest)
+
+
+def _smallest(array: NDArray[Any], highest: int) -> NDArray[Any]:
+    return array.astype(np.uint8 if highest <= 255 else np.uint16, copy=False)
+
+
+def _check_values(label_map: LabelMap, where: str) -> None:
+    low, high = int(label_map.array.min()), int(label_map.array.max())
+    labels: LabelSet | None = label_map.labels
+    ignored = -1 if labels is None or labels.ignore_id is None else labels.ignore_id
+    if low >= 0 and high <= 65535 and (labels is None or high < len(labels)):
+        return
+    unknown = [low, high] if labels is None else labels.unknown_values(label_map.array)
+    if labels is None or any(value != ignored for value in unknown):
+        raise LabelError(
+            where,
+            f"the result holds the values {unknown[:5]}, but its labels are "
+            + ("unknown" if labels is None else f"0 to {len(labels) - 1}"),
+            "give the label set that the numbers belong to",
+        )
+
+
+def _fractional(result: LabelMap | ProbabilityMap, to_planes: Any) -> _Content:
+    if isinstance(result, LabelMap):
+        highest = int(result.array.max())
+        segments = segments_of(result.labels, highest=highest)
+        planes = to_planes(_without_ignored(result))
+        shares = np.stack([(planes == s.class_id).astype(np.uint8) * _FULL for s in segments])
+        return _Content(shares, segments, "NO", "OCCUPANCY")
+    segments = result.labels.foreground
+    shares = np.stack(
+        [
+            np.rint(np.clip(to_planes(result.array[s.class_id]), 0.0, 1.0) * _FULL).astype(np.uint8)
+            for s in segments
+        ]
+    )
+    return _Content(shares, segments, "UNDEFINED", "PROBABILITY")
+
+
+def _digest(content: _Content) -> str:
+    """Hash of the voxels and of what their numbers mean."""
+    meaning = LabelSet((Label("background", 0), *content.segments)).to_mapping()
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
+    digest.update(str(content.planes.shape).encode())
+    digest.update(np.ascontiguousarray(content.planes).data)
+    return digest.hexdigest()
+
+
+def _check_words(segmentation_type: str, empty_frames: str, compression: str) -> None:
+    for name, value, allowed in (
+        ("segmentation_type", segmentation_type, get_args(SegmentationType)),
+        ("empty_frames", empty_frames, get_args(EmptyFrames)),
+        ("compression", compression, get_args(Compression)),
+    ):
+        if value not in allowed:
+            raise ConfigError(name, f"is '{value}'", f"use one of {', '.join(allowed)}")
