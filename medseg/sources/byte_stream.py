@@ -211,6 +211,16 @@ class ByteStream:
         )
 
 
+def file_size(path: Path) -> int:
+    """Length of a regular file in bytes.
+
+    Raises:
+        InputError: E_NO_FILE, E_UNREADABLE.
+    """
+    with ByteStream(path) as stream:
+        return stream.file_size
+
+
 def unreadable(path: str | Path, error: Exception) -> InputError:
     """Error for a file that the operating system does not let us read."""
     if isinstance(error, FileNotFoundError):

@@ -9,7 +9,10 @@ from pathlib import Path
 from medseg.core.errors import InputError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
+from medseg.sources.metaimage_io import read_metaimage, read_metaimage_geometry
 from medseg.sources.nifti_io import read_nifti, read_nifti_geometry
+from medseg.sources.nrrd_io import read_nrrd, read_nrrd_geometry
+from medseg.sources.picture_io import read_picture, read_picture_geometry
 from medseg.sources.read_rules import ReadRules
 
 # The longer of two endings comes first. The .img of a pair is read through its .hdr, the .raw of a
@@ -93,6 +96,12 @@ def read_image(path: Path, *, rules: ReadRules | None = None, as_labels: bool = 
     kind = image_format(path)
     if kind == "nifti":
         return read_nifti(path, rules=rules)
+    if kind == "nrrd":
+        return read_nrrd(path, rules=rules)
+    if kind == "metaimage":
+        return read_metaimage(path, rules=rules)
+    if kind == "picture":
+        return read_picture(path, rules=rules, as_labels=as_labels)
     raise _unknown_format(path)
 
 
@@ -101,6 +110,12 @@ def read_geometry(path: Path, *, rules: ReadRules | None = None) -> Geometry:
     kind = image_format(path)
     if kind == "nifti":
         return read_nifti_geometry(path, rules=rules)
+    if kind == "nrrd":
+        return read_nrrd_geometry(path, rules=rules)
+    if kind == "metaimage":
+        return read_metaimage_geometry(path, rules=rules)
+    if kind == "picture":
+        return read_picture_geometry(path, rules=rules)
     raise _unknown_format(path)
 
 

@@ -9,6 +9,13 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import GeometryError
 from medseg.core.geometry import Geometry
+from medseg.sources.placement import (
+    NO_THICKNESS_NOTE,
+    UNKNOWN_ORIENTATION_NOTE,
+    bad_spacing,
+    no_orientation,
+    placed,
+)
 from medseg.sources.read_rules import ReadRules
 
 _MAX_CODE = 5
@@ -17,8 +24,6 @@ _QUATERNION_ROUNDING = 1e-5
 # sform and qform of one file that differ by less were meant to be the same; float32 offsets of a
 # metre are exact to 6e-5 mm, tools that round to three decimals reach a few hundredths.
 _SAME_MM = 0.1
-# From ten nanometres to ten metres; a voxel beyond that is a damaged header.
-_PLAUSIBLE_MM = (1e-5, 1e4)
 _Affine = NDArray[np.float64]
 
 
@@ -60,33 +65,7 @@ def nifti_affine(
     else:
         affine = _qform(fields, path, spacing=spacing)
     affine[:3] *= unit_mm
-    _refuse_implausible(_geometry(shape, affine, path, "affine"), path)
-    return affine
-
-
-def _refuse_implausible(geometry: Geometry, path: Path) -> None:
-    low, high = _PLAUSIBLE_MM
-    if not all(low <= spacing <= high for spacing in geometry.spacing_mm):
-        raise _bad_spacing(path, np.array(geometry.spacing_mm))
-    if not geometry.is_orthogonal:
-        raise GeometryError(
-            path,
-            "its axes are not at right angles (the sform is sheared)",
-            "resample it to a grid with right angles",
-            code="E_SHEAR",
-        )
-
-
-def _geometry(shape: tuple[int, int, int], affine: _Affine, path: Path, name: str) -> Geometry:
-    try:
-        return Geometry(shape, affine)
-    except GeometryError as error:
-        raise GeometryError(
-            path,
-            f"the {name} {error.what}",
-            f"write a right {name}, or set its code to 0 if the other one is right",
-            code="E_AFFINE",
-        ) from error
+    return placed(shape, affine, path).affine
 
 
 def _spacing(
@@ -101,39 +80,24 @@ def _spacing(
     spacing = np.asarray(fields["pixdim"][1:4], dtype=np.float64).copy()
     if num_axes == 2 and not (np.isfinite(spacing[2]) and spacing[2] > 0):
         spacing[2] = 1.0
-        notes.append("the slice thickness of the 2D image is unknown and taken as 1 mm")
+        notes.append(NO_THICKNESS_NOTE)
     is_negative_with_sform = int(fields["sform_code"]) > 0 and bool((spacing < 0).any())
     if not np.isfinite(spacing).all() or (spacing == 0).any():
-        raise _bad_spacing(path, spacing)
+        raise bad_spacing(path, tuple(spacing))
     if (spacing < 0).any() and not is_negative_with_sform:
-        raise _bad_spacing(path, spacing)
+        raise bad_spacing(path, tuple(spacing))
     if is_negative_with_sform:
         notes.append("a negative voxel size in pixdim is ignored, the sform gives the direction")
         spacing = np.abs(spacing)
     return spacing
 
 
-def _bad_spacing(path: Path, spacing: NDArray[np.float64]) -> GeometryError:
-    values = tuple(float(f"{value:.6g}") for value in spacing)
-    return GeometryError(
-        path,
-        f"the voxel size is {values}, must be three positive numbers in mm",
-        "set pixdim[1] to pixdim[3] to the voxel size",
-        code="E_SPACING",
-    )
-
-
 def _unknown_orientation(
     path: Path, spacing: NDArray[np.float64], *, rules: ReadRules, notes: list[str]
 ) -> _Affine:
     if not rules.allow_unknown_orientation:
-        raise GeometryError(
-            path,
-            "sform_code and qform_code are 0: the file does not say which side is left",
-            "set one of them, or allow_unknown_orientation=true of the source to take R, A, S",
-            code="E_NO_ORIENTATION",
-        )
-    notes.append("the orientation is unknown; its axes are taken as R, A, S")
+        raise no_orientation(path, "sform_code and qform_code are 0")
+    notes.append(UNKNOWN_ORIENTATION_NOTE)
     return np.diag([*spacing, 1.0])
 
 
@@ -149,8 +113,8 @@ def _sform(
     affine[:3] = np.asarray(fields["srow"], dtype=np.float64)
     if num_axes == 2 and np.isfinite(affine).all() and not affine[:3, 2].any():
         affine[:3, 2] = np.cross(*(axis / np.linalg.norm(axis) for axis in affine[:3, :2].T))
-        notes.append("the slice thickness of the 2D image is unknown and taken as 1 mm")
-    _geometry(shape, affine, path, "sform")
+        notes.append(NO_THICKNESS_NOTE)
+    _geometry(shape, affine, path, name="sform")
     return affine
 
 
@@ -204,7 +168,7 @@ def _compare_with_qform(
     """
     try:
         qform = _qform(fields, path, spacing=spacing)
-        by_qform = _geometry(shape, qform, path, "qform")
+        by_qform = _geometry(shape, qform, path, name="qform")
     except GeometryError as error:
         notes.append(f"the sform is used; {error.what}")
         return
@@ -232,3 +196,15 @@ def _swaps_sides(first: Geometry, second: Geometry) -> bool:
     return sideways[0] == sideways[1] and (
         first.orientation[sideways[0]] != second.orientation[sideways[1]]
     )
+
+
+def _geometry(shape: tuple[int, int, int], affine: _Affine, path: Path, *, name: str) -> Geometry:
+    try:
+        return Geometry(shape, affine)
+    except GeometryError as error:
+        raise GeometryError(
+            path,
+            f"the {name} {error.what}",
+            f"write a right {name}, or set its code to 0 if the other form is right",
+            code="E_AFFINE",
+        ) from error
