@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from functools import partial
 from pathlib import Path
@@ -16,21 +17,21 @@ from torch import nn
 from medseg.bundle import ModelBundle
 from medseg.cli.preparation import Preparation, console, counting, prepare_data, run_folder
 from medseg.config.build import build, build_all
+from medseg.config.check import load_config
 from medseg.core.atomic import write_text
 from medseg.core.errors import ConfigError
 from medseg.data.dataset import BatchDataset
 from medseg.data.loader import training_loader, validation_loader
-from medseg.inference.cases import CaseOutcome, predict_cases
+from medseg.inference.cases import predict_cases
 from medseg.inference.precision import best_precision
 from medseg.inference.predictor import NetworkPredictor, mirror_axes_in_network
-from medseg.reports.evaluation import score_cases, scores_table, summarise, write_scores
+from medseg.reports.evaluation import score_cases
+from medseg.reports.score_tables import scores_table, write_scores
 from medseg.training.callbacks import Monitor
 from medseg.training.fit import FitResult, fit, seconds
 from medseg.training.module import TrainingModule
 from medseg.writers.dicom_seg import DicomSegWriter
 from medseg.writers.nifti import NiftiWriter
-
-MODEL_KEYS_FROM_DATA = ("in_channels", "out_channels")
 
 
 def run(cfg: DictConfig) -> int:
@@ -237,8 +238,6 @@ def _hyperparameters(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _rank() -> int:
-    import os
-
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
@@ -248,11 +247,6 @@ def train(*overrides: str) -> ModelBundle:
     Raises:
         MedsegError: the options do not fit, or the data cannot be used.
     """
-    from medseg.config.check import load_config
-
     cfg = load_config("train", list(overrides))
     run(cfg)
     return ModelBundle.load(run_folder(cfg) / "bundle")
-
-
-__all__ = ["CaseOutcome", "run", "train"]
