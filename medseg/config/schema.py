@@ -77,6 +77,10 @@ class Doctor(Command):
 class Phantom(Command):
     """Values at the top of conf/phantom.yaml."""
 
+    num_cases: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+    format: Literal["nifti", "dicom"] | list[Literal["nifti", "dicom"]]
+
 
 SCHEMAS: dict[str, type[Command]] = {
     "train": Train,

@@ -54,7 +54,7 @@ def write_ct_series(volume: Volume, folder: str | Path, *, case_key: str, seed: 
     Raises:
         InputError: more than one channel, or values that are not finite or do not fit.
         GeometryError: the axes are not at right angles.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds a series already.
     """
     stored = _stored_values(volume, case_key=case_key)
     geometry = volume.geometry
@@ -68,6 +68,12 @@ def write_ct_series(volume: Volume, folder: str | Path, *, case_key: str, seed: 
         geometry = series_geometry(geometry)
         stored = stored[:, :, ::-1]
     target = Path(folder)
+    if any(target.glob("slice_*.dcm")):
+        raise OutputError(
+            target,
+            "already holds a series; slices of two series would lie side by side",
+            "name an empty folder, or remove the old series",
+        )
     common = _common_header(geometry, case_key=case_key, seed=seed)
     paths = []
     try:

@@ -11,6 +11,8 @@ from medseg.core.segmentation import LabelMap
 from medseg.core.volume import Volume
 from medseg.sources.phantom_scan import PHANTOM_LABELS, make_phantom
 
+NOTICE = "trained on synthetic phantoms, not for patients"
+
 _TRAINING, _HELD_OUT = 0, 1
 
 
@@ -62,8 +64,6 @@ class Phantoms:
         return sorted([*training, *self._held_out()], key=lambda case: case.key)
 
     def describe(self) -> SourceDescription:
-        from medseg.sources.phantom_files import NOTICE
-
         return SourceDescription(labels=PHANTOM_LABELS, channel_names=("CT",), notice=NOTICE)
 
     def _held_out(self) -> list[Case]:

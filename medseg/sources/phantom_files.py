@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,8 @@ from medseg.core.errors import OutputError
 from medseg.core.geometry import Geometry
 from medseg.core.labels import LabelSet
 from medseg.core.segmentation import LabelMap
-from medseg.dicom.ct_series import series_geometry, write_ct_series
+from medseg.dicom.ct_series import write_ct_series
 from medseg.sources.phantom_scan import PHANTOM_LABELS, PHANTOM_VERSION, make_phantom
-
-NOTICE = "trained on synthetic phantoms, not for patients"
 
 _INVENTORY = "inventory.json"
 
@@ -35,53 +33,37 @@ class Study:
     reference_path: Path
 
 
-def write_nifti_dataset(folder: Path, *, keys: Iterable[str], seed: int) -> list[Path]:
-    """Writes imagesTr/<key>.nii.gz, labelsTr/<key>.nii.gz and dataset.json; returns the images.
+def write_dataset(
+    folder: Path, *, num_cases: int, seed: int, formats: Collection[str] = ("nifti",)
+) -> list[Path]:
+    """Writes phantoms with their references as a data set to train, predict or score on.
 
-    Case n of `seed` gets the n-th key.
+    `labelsTr/<key>.nii.gz` holds the references. Format "nifti" adds `imagesTr/<key>.nii.gz` and a
+    `dataset.json` as in the Medical Segmentation Decathlon; "dicom" adds a CT series in
+    `dicom/<key>/`. Where DICOM is among the formats every image and reference lies on the grid of
+    the series, so that results compare voxel by voxel.
+
+    Returns:
+        The images: NIfTI files, then folders of DICOM series.
+
+    Raises:
+        OutputError: a file cannot be written, or a series is there already.
     """
-    images = []
-    entries = []
+    images: list[Path] = []
+    series: list[Path] = []
+    keys = [f"phantom_{number:03d}" for number in range(num_cases)]
     for number, key in enumerate(keys):
-        volume, label_map = make_phantom(seed, number)
-        image_path = folder / "imagesTr" / f"{key}.nii.gz"
-        reference_path = folder / "labelsTr" / f"{key}.nii.gz"
-        _write_nifti(volume.array[0], volume.geometry, image_path)
-        _write_nifti(label_map.array, label_map.geometry, reference_path)
-        images.append(image_path)
-        entries.append({"image": f"./imagesTr/{key}.nii.gz", "label": f"./labelsTr/{key}.nii.gz"})
-    description = {
-        "name": "liver phantom",
-        "description": f"Synthetic abdominal CT, seed {seed}: {NOTICE}",
-        "tensorImageSize": "3D",
-        "modality": {"0": "CT"},
-        "labels": {str(label.class_id): label.name for label in PHANTOM_LABELS.labels},
-        "numTraining": len(entries),
-        "numTest": 0,
-        "training": entries,
-        "test": [],
-    }
-    write_text(folder / "dataset.json", json.dumps(description, indent=2) + "\n")
-    return images
-
-
-def write_study(
-    folder: Path, key: str, *, seed: int, number: int, stream: int = 0, reference_folder: Path
-) -> Study:
-    """Writes one phantom as CT series in <folder>/<key>/ and its reference as
-    <reference_folder>/<key>.nii.gz.
-
-    The reference lies on the grid of the series as read back, so results compare voxel by voxel.
-    """
-    volume, label_map = make_phantom(seed, number, stream=stream, only_axial=True)
-    paths = write_ct_series(volume, folder / key, case_key=key, seed=seed)
-    reference_path = reference_folder / f"{key}.nii.gz"
-    geometry = series_geometry(label_map.geometry)
-    array = label_map.array
-    if geometry is not label_map.geometry:
-        array = array[:, :, ::-1]
-    _write_nifti(array, geometry, reference_path)
-    return Study(key, tuple(paths), reference_path)
+        volume, label_map = make_phantom(seed, number, for_series="dicom" in formats)
+        if "dicom" in formats:
+            series.append(folder / "dicom" / key)
+            write_ct_series(volume, series[-1], case_key=key, seed=seed)
+        if "nifti" in formats:
+            images.append(folder / "imagesTr" / f"{key}.nii.gz")
+            _write_nifti(volume.array[0], volume.geometry, images[-1])
+        _write_nifti(label_map.array, label_map.geometry, folder / "labelsTr" / f"{key}.nii.gz")
+    if "nifti" in formats:
+        write_text(folder / "dataset.json", _description(keys, seed=seed))
+    return images + series
 
 
 def held_out_studies(
@@ -128,10 +110,10 @@ def _write_studies(place: Path, *, keys: tuple[str, ...], seed: int, stream: int
     unfinished = place.with_name(f".{secrets.token_hex(6)}.{place.name}")
     try:
         for number, key in enumerate(keys):
-            write_study(
-                unfinished / "dicom", key, seed=seed, number=number, stream=stream,
-                reference_folder=unfinished / "references",
-            )  # fmt: skip
+            volume, label_map = make_phantom(seed, number, stream=stream, for_series=True)
+            write_ct_series(volume, unfinished / "dicom" / key, case_key=key, seed=seed)
+            reference_path = unfinished / "references" / f"{key}.nii.gz"
+            _write_nifti(label_map.array, label_map.geometry, reference_path)
         sizes = {
             str(path.relative_to(unfinished)): path.stat().st_size
             for path in sorted(unfinished.rglob("*"))
@@ -151,6 +133,25 @@ def _write_studies(place: Path, *, keys: tuple[str, ...], seed: int, stream: int
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _description(keys: Sequence[str], *, seed: int) -> str:
+    """The text of a dataset.json as in the Medical Segmentation Decathlon."""
+    entries = [
+        {"image": f"./imagesTr/{key}.nii.gz", "label": f"./labelsTr/{key}.nii.gz"} for key in keys
+    ]
+    description = {
+        "name": "liver phantom",
+        "description": f"Synthetic abdominal CT, seed {seed}; not for patients",
+        "tensorImageSize": "3D",
+        "modality": {"0": "CT"},
+        "labels": {str(label.class_id): label.name for label in PHANTOM_LABELS.labels},
+        "numTraining": len(entries),
+        "numTest": 0,
+        "training": entries,
+        "test": [],
+    }
+    return json.dumps(description, indent=2) + "\n"
 
 
 def _is_complete(place: Path) -> bool:

@@ -9,7 +9,7 @@ from scipy import ndimage
 from medseg.core.geometry import Geometry, Shape3
 from medseg.core.labels import CodedConcept, Label, LabelSet
 from medseg.core.segmentation import LabelMap
-from medseg.core.volume import Volume
+from medseg.core.volume import Volume, permute_array
 from medseg.sources.phantom_anatomy import Patient, draw_patient, draw_trunk
 from medseg.sources.phantom_canvas import Array, Canvas, rotation, smooth_field
 from medseg.sources.phantom_liver import draw_liver
@@ -47,7 +47,7 @@ _HU_RANGE = (-1024.0, 3071.0)
 
 
 def make_phantom(
-    seed: int, number: int, *, stream: int = 0, only_axial: bool = False
+    seed: int, number: int, *, stream: int = 0, for_series: bool = False
 ) -> tuple[Volume, LabelMap]:
     """An abdominal CT and its reference, the same bit for bit for the same arguments.
 
@@ -55,7 +55,8 @@ def make_phantom(
         seed: of the data set, at least 0.
         number: of the case, at least 0.
         stream: 0 for training cases, 1 for held-out ones; the streams share no phantom.
-        only_axial: keep k along the body, as in a scanner's own series.
+        for_series: on the grid that a DICOM series gives it: k along the body, axes right-handed.
+            The anatomy is the same as without.
 
     Returns:
         int16 volume in HU, shape (1, I, J, K), and uint8 label map (0, 1 liver, 2 tumour) on its
@@ -75,15 +76,16 @@ def make_phantom(
     affine[:3, 3] = rng.uniform(-150.0, 150.0, 3).round(2)
     geometry = Geometry(shape, affine)
     orientations: tuple[str, ...] = AXIAL_ORIENTATIONS
-    if not only_axial and rng.random() < 0.25:
+    if not for_series and rng.random() < 0.25:
         orientations = OTHER_ORIENTATIONS
     orientation = str(rng.choice(orientations))
-    volume = Volume(hu[None], geometry, "CT").reoriented(orientation)
-    label_map = LabelMap(labels, geometry, PHANTOM_LABELS).reoriented(orientation)
-    return (
-        Volume(np.ascontiguousarray(volume.array), volume.geometry, "CT"),
-        LabelMap(np.ascontiguousarray(label_map.array), label_map.geometry, PHANTOM_LABELS),
-    )
+    order, flips = geometry.reorientation(orientation)
+    if for_series and np.linalg.det(geometry.permuted(order, flips).affine[:3, :3]) < 0:
+        flips = tuple(sorted({2} ^ set(flips)))
+    geometry = geometry.permuted(order, flips)
+    hu = np.ascontiguousarray(permute_array(hu[None], order, flips))
+    labels = np.ascontiguousarray(permute_array(labels[None], order, flips)[0])
+    return Volume(hu, geometry, "CT"), LabelMap(labels, geometry, PHANTOM_LABELS)
 
 
 def _field_of_view(
