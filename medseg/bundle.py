@@ -144,7 +144,7 @@ class ModelBundle:
             **card,
             "software": {
                 "medseg": version("medseg"),
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),
                 "python": platform.python_version(),
             },
             "sha256": {name: hashlib.sha256(c).hexdigest() for name, c in contents.items()},

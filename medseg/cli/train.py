@@ -20,6 +20,7 @@ from medseg.config.build import build, build_all
 from medseg.config.check import load_config
 from medseg.core.atomic import write_text
 from medseg.core.errors import ConfigError
+from medseg.core.identity import Case
 from medseg.data.dataset import BatchDataset
 from medseg.data.loader import training_loader, validation_loader
 from medseg.inference.cases import predict_cases
@@ -41,6 +42,8 @@ def run(cfg: DictConfig) -> int:
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     model = _model(cfg, prepared)
     result = _fit(cfg, prepared, model, folder)
+    if not result.is_main_process:
+        return 0
     bundle = _write_bundle(cfg, prepared, model, result, folder)
     return _show(cfg, prepared, bundle, result, folder)
 
@@ -187,22 +190,22 @@ def _show(
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     for outcome in failed:
         console.print(f"[red]{outcome.key}: {outcome.error}[/]")
-    with counting("scoring", len(outcomes)) as step:
-        scores = score_cases(
-            (
-                (o.key, prepared.cases[o.key].read_reference, o.result)
-                for o in outcomes
-                if not o.error
-            ),
-            prepared.labels,
-            on_progress=step,
-        )
-    summary = summarise(scores, prepared.labels)
-    write_scores(scores, summary, folder)
+    pairs = [
+        (outcome.key, reference, outcome.result)
+        for outcome in outcomes
+        if (reference := prepared.cases[outcome.key].read_reference) and outcome.result
+    ]
+    with counting("scoring", len(pairs)) as step:
+        evaluation = score_cases(pairs, prepared.labels, on_progress=step)
+    summary = evaluation.summarise()
+    write_scores(
+        evaluation,
+        summary,
+        folder,
+        model={"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256},
+    )
     console.print(scores_table(summary, title=f"{kind} cases"))
     console.print(f"trained {result.num_steps} steps in {result.elapsed_s / 60:.1f} min")
-    source = next((c for c in cases if c.series is not None), None)
-    data = str(source.series.paths[0].parent.parent) if source and source.series else "<folder>"
     for title, path in (
         ("bundle", bundle.folder),
         ("predictions", output),
@@ -211,15 +214,21 @@ def _show(
     ):
         console.print(f"{title + ':':<13}{path}", soft_wrap=True)
     console.print("next:")
-    for line in (
-        ["tensorboard", "--logdir", str(folder / "tensorboard")],
-        [
-            "python", "-m", "medseg", "predict", f"bundle={bundle.folder}", f"source.folder={data}",
-            "paths.output=output", "output=[nifti,dicom_seg]" if source else "output=[nifti]",
-        ],
-    ):  # fmt: skip
-        console.print("  " + shlex.join(line).replace("'<folder>'", "<folder>"), soft_wrap=True)
+    for words in _next_commands(cases, bundle, folder):
+        console.print(f"  {shlex.join(words)}", soft_wrap=True, markup=False)
     return 3 if failed else 0
+
+
+def _next_commands(cases: list[Case], bundle: ModelBundle, folder: Path) -> list[list[str]]:
+    """What to type next: the curves, and the same bundle on a folder of images."""
+    series = next((case.series for case in cases if case.series is not None), None)
+    files = next((case.paths for case in cases if case.paths), ())
+    images = series.paths[0].parent.parent if series else files[0].parent if files else Path("IMAGES")
+    predict = [
+        "python", "-m", "medseg", "predict", f"bundle={bundle.folder}", f"source.folder={images}",
+        "paths.output=output", "output=[nifti,dicom_seg]" if series else "output=[nifti]",
+    ]  # fmt: skip
+    return [["tensorboard", "--logdir", str(folder / "tensorboard")], predict]
 
 
 def _hyperparameters(cfg: DictConfig) -> dict[str, Any]:

@@ -36,12 +36,14 @@ class FitResult:
         num_steps: training steps done.
         elapsed_s: seconds spent training, interruptions not counted.
         scores: last validation Dice per class, in network space.
+        is_main_process: False in the other processes of a training on several devices.
     """
 
     weights: Mapping[str, Tensor]
     num_steps: int
     elapsed_s: float
     scores: Mapping[str, float]
+    is_main_process: bool
 
 
 def fit(
@@ -108,6 +110,7 @@ def fit(
         num_steps=trainer.global_step,
         elapsed_s=module.elapsed_s,
         scores=dict(module.scores),
+        is_main_process=trainer.is_global_zero,
     )
 
 
