@@ -21,7 +21,7 @@ from medseg.reports.evaluation import Evaluation, ScoreSettings, evaluate_folder
 from medseg.reports.score_tables import scores_table, write_scores
 
 # Narrower tables break their numbers; a file or pipe has no width of its own.
-_WIDTH_WITHOUT_TERMINAL = 120
+_WIDTH_WITHOUT_TERMINAL = 140
 _MOST_LISTED = 20
 
 

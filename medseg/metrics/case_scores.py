@@ -15,7 +15,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.labels import LabelSet
 from medseg.core.segmentation import LabelMap
 from medseg.metrics.overlap import count_overlap
-from medseg.metrics.surface import SurfaceKind, surface_distances
+from medseg.metrics.surface import SurfaceKind, grown_box, surface_distances
 
 Box = tuple[slice, ...]
 Status = Literal["both", "missed", "spurious", "absent"]
@@ -105,6 +105,8 @@ def evaluate_case(
         if box is None:
             scores.append(CaseScore.absent(case, name, class_id))
             continue
+        if ignore_id is not None:
+            box = grown_box(box, reference.array.shape)  # surfaces may touch ignored voxels there
         scores.append(
             _score(
                 reference.array[box],

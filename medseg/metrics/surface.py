@@ -154,6 +154,8 @@ def surface_distances(
         ignored = None
     offsets, offsets_mm = _nearest_offsets(steps_mm)
     box = bounding_box(reference | prediction)
+    if ignored is not None:
+        box = grown_box(box, reference.shape)
     margin = np.abs(offsets).max(axis=0) + 1
     surfaces = [
         _surface(
@@ -182,6 +184,14 @@ def bounding_box(mask: Mask) -> tuple[slice, ...]:
         hits = np.flatnonzero(inner.any(axis=tuple(n for n in range(mask.ndim) if n != axis)))
         box.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
     return tuple(box)
+
+
+def grown_box(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The box with one voxel more on each side, as far as the array goes."""
+    return tuple(
+        slice(max(part.start - 1, 0), min(part.stop + 1, extent))
+        for part, extent in zip(box, shape, strict=True)
+    )
 
 
 @dataclass(frozen=True, eq=False)

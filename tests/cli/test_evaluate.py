@@ -1,0 +1,108 @@
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg.cli.commands import main
+
+AFFINE = np.diag([1.5, 2.0, 4.0, 1.0])
+BOX = np.zeros((11, 9, 7), np.uint8)
+BOX[2:7, 3:7, 1:5] = 1
+
+
+def save(folder: Path, **arrays: np.ndarray) -> Path:
+    folder.mkdir(exist_ok=True)
+    for key, array in arrays.items():
+        nib.save(nib.Nifti1Image(array, AFFINE), folder / f"{key}.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Overrides for a small evaluation: two cases, both predicted."""
+    shorter = BOX.copy()
+    shorter[:, :, 3:] = 0
+    predictions = save(tmp_path / "p", a=BOX, b=shorter)
+    references = save(tmp_path / "r", a=BOX, b=BOX)
+    return [
+        f"predictions={predictions}",
+        f"references={references}",
+        f"paths.output={tmp_path / 'out'}",
+    ]
+
+
+def test_scores_are_written_and_shown(folders, tmp_path, capsys):
+    code = main(["evaluate", *folders, "labels={background: 0, liver: 1}"])
+
+    shown = capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
+    report = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert code == 0
+    assert [(row["case"], row["label"], float(row["dice"])) for row in rows] == [
+        ("a", "liver", 1.0),
+        ("b", "liver", pytest.approx(2 / 3)),
+    ]
+    assert report["labels"]["liver"]["dice"]["mean"] == pytest.approx((1 + 2 / 3) / 2)
+    assert "liver" in shown
+    assert "0.833" in shown
+    assert str(tmp_path / "out" / "scores.csv") in shown
+
+
+def test_options_reach_the_measurement(folders, tmp_path):
+    options = ["metrics.surface_dice_tolerance_mm=8", "metrics.surface=border_voxels"]
+
+    main(["evaluate", *folders, *options, "metrics.confidence=0.5", "metrics.num_resamples=100"])
+
+    report = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert report["labels"]["label_1"]["nsd"]["mean"] == 1.0
+    assert report["surface"].startswith("border_voxels")
+    assert report["bootstrap"] == {"confidence": 0.5, "num_resamples": 100, "seed": 0}
+
+
+def test_a_missing_prediction_is_listed_and_gives_exit_code_3(folders, tmp_path, capsys):
+    (tmp_path / "p" / "a.nii.gz").unlink()
+
+    assert main(["evaluate", *folders]) == 3
+    assert (
+        "1 without a prediction (allow_missing=true accepts this):\n  a\n"
+        in capsys.readouterr().out
+    )
+    assert main(["evaluate", *folders, "allow_missing=true"]) == 0
+
+
+def test_a_case_on_another_grid_is_refused_and_the_others_are_scored(folders, tmp_path, capsys):
+    nib.save(nib.Nifti1Image(BOX[::-1], AFFINE), tmp_path / "p" / "a.nii.gz")
+    nib.save(nib.Nifti1Image(BOX[1:], AFFINE), tmp_path / "p" / "b.nii.gz")
+
+    code = main(["evaluate", *folders])
+
+    shown = capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
+    assert code == 3
+    assert [row["case"] for row in rows] == ["a"]
+    assert "b: the reference's and the prediction's grids differ: shape (11, 9, 7) against" in shown
+
+
+def test_labels_that_do_not_match_are_explained(folders, tmp_path, capsys):
+    save(tmp_path / "p", a=BOX * 4)
+
+    code = main(["evaluate", *folders, "labels={background: 0, liver: 1}"])
+
+    assert code == 3
+    assert (
+        "a: the prediction holds the value 4, but the labels are background 0, liver 1"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_missing_folder_gives_one_message_and_exit_code_1(folders, capsys):
+    code = main(["evaluate", *folders, "references=/nowhere/at/all"])
+
+    error = capsys.readouterr().err
+    assert code == 1
+    assert (
+        error == "/nowhere/at/all: there is no such folder; set references=<folder of label maps>\n"
+    )
