@@ -6,24 +6,28 @@ from pathlib import Path
 
 from medseg.core.errors import InputError
 
-_REMEDY = "set data.source.folder=<folder> for training, source.folder=<folder> for prediction"
 
-
-def existing_path(path: str | None) -> Path:
+def existing_path(path: str | None, *, option: str = "folder") -> Path:
     """The given file or folder, `~` expanded.
+
+    Args:
+        path: what the user gave; None if nothing.
+        option: name of the source's option it was given with.
 
     Raises:
         InputError: E_NO_FOLDER, none was given or it is not there.
     """
     if path is None or not str(path).strip():
-        raise InputError("source.folder", "no folder given", _REMEDY, code="E_NO_FOLDER")
+        where, what = f"source.{option}", f"no {option} given"
+        raise InputError(where, what, _remedy(option), code="E_NO_FOLDER")
     found = Path(path).expanduser()
     try:
         is_there = found.exists()
     except (OSError, ValueError):
         is_there = False
     if not is_there:
-        raise InputError(found, "there is no such folder", _REMEDY, code="E_NO_FOLDER")
+        what = "there is no such file or folder"
+        raise InputError(found, what, _remedy(option), code="E_NO_FOLDER")
     return found
 
 
@@ -35,5 +39,12 @@ def existing_folder(path: str | None) -> Path:
     """
     found = existing_path(path)
     if not found.is_dir():
-        raise InputError(found, "is a file, must be a folder", _REMEDY, code="E_NO_FOLDER")
+        raise InputError(
+            found, "is a file, must be a folder", _remedy("folder"), code="E_NO_FOLDER"
+        )
     return found
+
+
+def _remedy(option: str) -> str:
+    value = f"source.{option}=<{option}>"
+    return f"set data.{value} for training, {value} for prediction"

@@ -1,0 +1,302 @@
+"""The integrity of a data set: every case is read once, all that is wrong stands in one table."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.core.errors import MedsegError
+from medseg.core.identity import Case
+from medseg.core.labels import LabelSet
+from medseg.core.protocols import Source
+from medseg.core.segmentation import LabelMap
+from medseg.core.volume import Volume
+
+Severity = Literal["error", "warning"]
+
+# A few readers keep the disk busy; each holds one case in memory.
+_MAX_THREADS = 4
+
+
+@dataclass(frozen=True)
+class CaseProblem:
+    """One thing that is wrong with one case.
+
+    Args:
+        key: the case, or the file of a label without an image.
+        severity: "error" if training or scoring with the case would be wrong, else "warning".
+        code: stable machine-readable name.
+        what: what was found.
+        remedy: what to do.
+    """
+
+    key: str
+    severity: Severity
+    code: str
+    what: str
+    remedy: str = ""
+
+
+def check_source(
+    source: Source,
+    labels: LabelSet | None = None,
+    *,
+    num_channels: int | None = None,
+    num_threads: int | None = None,
+) -> list[CaseProblem]:
+    """Problems of all cases of a source, and of labels and list entries that belong to no case.
+
+    Args:
+        source: where the cases come from.
+        labels: classes that references may hold; None takes those the source knows.
+        num_channels: wanted channels; None takes what the source says, else what most cases have.
+        num_threads: cases read at a time; None takes up to four.
+
+    Raises:
+        InputError: the source cannot list its cases.
+    """
+    description = source.describe()
+    problems = [
+        CaseProblem(
+            name,
+            "error",
+            "E_ORPHAN_LABEL",
+            "a label without an image",
+            "add the image or remove it",
+        )
+        for name in description.orphan_labels
+    ]
+    problems += [
+        CaseProblem(
+            key,
+            "warning",
+            "E_NO_FILE",
+            "is in the data set's list, but has no file",
+            "unpack it again",
+        )
+        for key in description.absent_cases
+    ]
+    problems += check_cases(
+        source.cases(),
+        labels if labels is not None else description.labels,
+        num_channels=num_channels or len(description.channel_names) or None,
+        num_threads=num_threads,
+    )
+    return sorted(problems, key=_rank)
+
+
+def check_cases(
+    cases: Sequence[Case],
+    labels: LabelSet | None,
+    *,
+    num_channels: int | None = None,
+    num_threads: int | None = None,
+) -> list[CaseProblem]:
+    """Everything wrong with the cases, errors first, by key.
+
+    Held-out cases may lack a reference; all others need one.
+
+    Args:
+        cases: each is read once.
+        labels: classes that references may hold; None does not look at their values.
+        num_channels: wanted channels; None takes what most cases have.
+        num_threads: cases read at a time; None takes up to four.
+    """
+    threads = num_threads or min(_MAX_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        findings = list(pool.map(lambda case: _examined(case, labels), cases))
+    problems = [problem for finding in findings for problem in finding.problems]
+    problems += _wrong_channels(cases, findings, wanted=num_channels)
+    problems += _duplicates(cases, findings)
+    return sorted(problems, key=_rank)
+
+
+def problem_table(problems: Sequence[CaseProblem]) -> str:
+    """The problems as plain text: one line each, then what to do about each kind."""
+    if not problems:
+        return "no problems found"
+    rows = [("case", "severity", "code", "what")]
+    rows += [(problem.key, problem.severity, problem.code, problem.what) for problem in problems]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in (*widths, 4)))
+    num_errors = sum(problem.severity == "error" for problem in problems)
+    lines.append(f"{num_errors} errors, {len(problems) - num_errors} warnings")
+    remedies = {problem.code: problem.remedy for problem in problems if problem.remedy}
+    lines += [f"{code}: {remedy}" for code, remedy in sorted(remedies.items())]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    problems: tuple[CaseProblem, ...]
+    num_channels: int | None = None
+    digest: bytes | None = None
+
+
+def _examined(case: Case, labels: LabelSet | None) -> _Finding:
+    problems: list[CaseProblem] = []
+    try:
+        volume = case.read_image()
+    except MedsegError as error:
+        problems.append(_from_error(case, error))
+        volume = None
+    if volume is not None:
+        problems += _image_problems(case, volume)
+    if case.read_reference is not None:
+        try:
+            reference = case.read_reference()
+        except MedsegError as error:
+            # A reference is compared with its image, so a bad image is found twice.
+            if (problem := _from_error(case, error)) not in problems:
+                problems.append(problem)
+        else:
+            problems += _reference_problems(case, reference, volume, labels)
+    elif not case.is_held_out:
+        problems.append(
+            _problem(
+                case,
+                "error",
+                "E_NO_LABEL",
+                "has no label",
+                "add the label file under the image's name, or remove the image",
+            )
+        )
+    if volume is None:
+        return _Finding(tuple(problems))
+    return _Finding(tuple(problems), volume.num_channels, _digest(volume))
+
+
+def _image_problems(case: Case, volume: Volume) -> list[CaseProblem]:
+    remedy = "correct or remove the image"
+    if bad := _num_not_finite(volume.array):
+        what = f"{bad} voxels of the image are NaN or infinite"
+        return [_problem(case, "error", "E_IMAGE_NAN", what, remedy)]
+    flat = [n for n, channel in enumerate(volume.array) if channel.min() == channel.max()]
+    if not flat:
+        return []
+    which = "the image" if volume.num_channels == 1 else f"channel {flat[0]}"
+    what = f"{which} is empty: every voxel is {float(volume.array[flat[0]].flat[0]):g}"
+    return [_problem(case, "error", "E_EMPTY_IMAGE", what, remedy)]
+
+
+def _reference_problems(
+    case: Case, reference: LabelMap, volume: Volume | None, labels: LabelSet | None
+) -> list[CaseProblem]:
+    problems = []
+    if volume is not None:
+        tolerance_mm = 0.1 * min(volume.geometry.spacing_mm)
+        difference = reference.geometry.difference(volume.geometry, tolerance_mm=tolerance_mm)
+        if difference:
+            problems.append(
+                _problem(
+                    case,
+                    "error",
+                    "E_GRID_MISMATCH",
+                    f"image and label do not share a grid: {difference}",
+                    "resample the label to the image's grid",
+                )
+            )
+    if labels is not None and (unknown := labels.unknown_values(reference.array)):
+        shown = ", ".join(f"{value:g}" for value in unknown[:8])
+        problems.append(
+            _problem(
+                case,
+                "error",
+                "E_LABEL_VALUES",
+                f"the label holds {shown}, which no class has",
+                "correct the file or declare the missing labels",
+            )
+        )
+    if not (reference.array > 0).any():
+        problems.append(
+            _problem(
+                case,
+                "warning",
+                "E_EMPTY_LABEL",
+                "the label is empty: all background",
+                "check that nothing was to be drawn in these cases",
+            )
+        )
+    return problems
+
+
+def _wrong_channels(
+    cases: Sequence[Case], findings: Sequence[_Finding], *, wanted: int | None
+) -> list[CaseProblem]:
+    counts = Counter(f.num_channels for f in findings if f.num_channels is not None)
+    if not counts:
+        return []
+    expected = wanted or counts.most_common(1)[0][0]
+    return [
+        _problem(
+            case,
+            "error",
+            "E_CHANNELS",
+            f"has {finding.num_channels} channels, expected are {expected}",
+            "give every case the same channels",
+        )
+        for case, finding in zip(cases, findings, strict=True)
+        if finding.num_channels not in (None, expected)
+    ]
+
+
+def _duplicates(cases: Sequence[Case], findings: Sequence[_Finding]) -> list[CaseProblem]:
+    """Cases with the same image; an error if training and test or two patients share it."""
+    same: dict[bytes, list[Case]] = defaultdict(list)
+    for case, finding in zip(cases, findings, strict=True):
+        if finding.digest is not None:
+            same[finding.digest].append(case)
+    problems = []
+    for group in same.values():
+        if len(group) < 2:
+            continue
+        leaks = len({case.is_held_out for case in group}) > 1
+        keys = [case.key for case in group]
+        for case in group:
+            others = ", ".join(key for key in keys if key != case.key)
+            where = "; training and test share it" if leaks else ""
+            problems.append(
+                _problem(
+                    case,
+                    "error" if leaks else "warning",
+                    "E_DUPLICATE",
+                    f"has the same image as {others}{where}",
+                    "keep one, or give them one patient in a manifest so that they stay together",
+                )
+            )
+    return problems
+
+
+def _digest(volume: Volume) -> bytes:
+    array = np.ascontiguousarray(volume.array)
+    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
+    digest.update(array.view(np.uint8).data)
+    return digest.digest()
+
+
+def _num_not_finite(array: NDArray[Any]) -> int:
+    return array.size - int(np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
+
+
+def _from_error(case: Case, error: MedsegError) -> CaseProblem:
+    return _problem(case, "error", error.code, f"{error.where}: {error.what}", error.remedy)
+
+
+def _problem(case: Case, severity: Severity, code: str, what: str, remedy: str) -> CaseProblem:
+    return CaseProblem(case.key, severity, code, what, remedy)
+
+
+def _rank(problem: CaseProblem) -> tuple[bool, str, str]:
+    return problem.severity != "error", problem.key, problem.code

@@ -1,0 +1,84 @@
+"""Every volume at or below a path, whatever the format: the public `medseg.read_volumes`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from medseg.core.errors import InputError, raise_all
+from medseg.core.volume import Volume
+from medseg.sources.byte_stream import ByteStream
+from medseg.sources.dicom_files import may_be_dicom
+from medseg.sources.image_files import find_files, image_files, is_image_file, read_image
+from medseg.sources.input_folder import existing_path
+from medseg.sources.nifti_header import looks_like_nifti
+from medseg.sources.nifti_io import read_nifti
+from medseg.sources.read_rules import MAX_BYTES, ReadRules
+
+_log = logging.getLogger(__name__)
+
+
+def read_volumes(
+    path: str | Path, *, allow_unknown_orientation: bool = False, max_bytes: int = MAX_BYTES
+) -> list[Volume]:
+    """Every volume in a file or below a folder: NIfTI, NRRD, MetaImage, pictures and DICOM.
+
+    Image files come first, in the order of their paths, then DICOM volumes. Files that are refused
+    while others can be read are logged as warnings.
+
+    Args:
+        path: file, folder, ZIP archive or DICOMDIR.
+        allow_unknown_orientation: read files without orientation as if their axes were R, A, S.
+        max_bytes: largest decoded image in bytes.
+
+    Returns:
+        Volumes of shape (C, I, J, K), at least one.
+
+    Raises:
+        InputError: nothing at or below the path can be read rightly; says why for each file.
+    """
+    found = existing_path(str(path))
+    rules = ReadRules(allow_unknown_orientation, max_bytes)
+    if found.is_dir():
+        files = find_files(found)
+        images = image_files(files)
+        has_dicom = not images or any(may_be_dicom(file) for file in files)
+    else:
+        has_dicom = not (is_image_file(found) or _is_unnamed_nifti(found))
+        images = [] if has_dicom else [found]
+    volumes: list[Volume] = []
+    refused: list[InputError] = []
+    for image in images:
+        try:
+            volumes.append(_read(image, rules=rules))
+        except InputError as error:
+            refused.append(error)
+    if has_dicom:
+        try:
+            volumes.extend(_read_dicom(found))
+        except InputError as error:
+            refused.append(error)
+    if not volumes:
+        raise_all(refused, where=str(found), what="images cannot be read")
+    for refusal in refused:
+        _log.warning("left out, %s: %s", refusal.code, refusal)
+    return volumes
+
+
+def _read(path: Path, *, rules: ReadRules) -> Volume:
+    return read_image(path, rules=rules) if is_image_file(path) else read_nifti(path, rules=rules)
+
+
+def _is_unnamed_nifti(path: Path) -> bool:
+    """True for a NIfTI file whose name does not say so."""
+    try:
+        with ByteStream(path) as stream:
+            return looks_like_nifti(stream.read_up_to(348))
+    except InputError:
+        return False
+
+
+def _read_dicom(path: Path) -> list[Volume]:
+    from medseg.dicom.volumes import read_dicom_volumes
+
+    return read_dicom_volumes(path)
