@@ -135,11 +135,7 @@ HELP: dict[str, HelpText] = {
             ("Verify a bundle", "doctor bundle=runs/liver/fold_0/bundle"),
         ),
         (
-            (
-                "config=NAME or config=[OPTIONS]",
-                "experiment or options whose configuration is checked",
-            ),
-            ("command=train", "the command those options are for"),
+            ("config=NAME", "experiment whose configuration is checked"),
             ("source.folder=DIR", "data to look through"),
             ("bundle=DIR", "bundle to verify"),
         ),

@@ -22,7 +22,7 @@ from medseg.config.build import (
 )
 from medseg.config.compose import Composition, compose
 from medseg.config.explain import CHOICE
-from medseg.config.schema import PLANNED_SECTION, SCHEMAS, SUPPLIED, Section
+from medseg.config.schema import PLANNED_SECTION, SCHEMAS, SECTION_TARGETS, SUPPLIED, Section
 from medseg.config.values import coerce
 from medseg.core.errors import ConfigError
 
@@ -68,6 +68,7 @@ def check(composition: Composition, *, command: str, chosen: Sequence[str] = ())
             composition.config,
             schema=SCHEMAS.get(command),
             supplied=SUPPLIED.get(command, {}),
+            targets=SECTION_TARGETS.get(command, {}),
             groups=composition.groups,
         )
     if len(found) == 1:
@@ -84,6 +85,7 @@ def find_problems(
     *,
     schema: type[Section] | None = None,
     supplied: Mapping[str, frozenset[str]] | None = None,
+    targets: Mapping[str, str] | None = None,
     groups: Sequence[str] = (),
 ) -> list[ConfigError]:
     """Every problem of a configuration, in the order it is written.
@@ -92,10 +94,14 @@ def find_problems(
         config: composed configuration; interpolations are resolved, `???` is reported.
         schema: declares the values at the top that belong to no class; None skips them.
         supplied: arguments that the command passes itself, by path of a node (`*`: any name).
+        targets: classes of sections at the top that name none themselves.
         groups: names that may stand at the top besides those of the schema.
     """
     walk = _Walk(dict(supplied or {}), allowed_packages())
     plain = walk.resolve(config, "")
+    for key, target in (targets or {}).items():
+        if isinstance(plain.get(key), dict):
+            plain[key]["_target_"] = target
     walk.visit(plain, "")
     if schema is not None:
         _check_top(config, plain, schema, groups, walk.problems)

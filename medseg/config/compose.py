@@ -147,8 +147,14 @@ def first_of_sweep(overrides: Sequence[str]) -> list[str]:
 @contextmanager
 def _hydra() -> Iterator[None]:
     register_project_conf()
-    with initialize_config_dir(str(conf_dir()), job_name="medseg", version_base=VERSION_BASE):
-        yield
+    # A command that composes another configuration runs inside Hydra already.
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), job_name="medseg", version_base=VERSION_BASE):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _failure(command: str, overrides: Sequence[str]) -> HydraException | None:

@@ -23,16 +23,6 @@ class Paths(Section):
     output: str
 
 
-class EvaluationMetrics(Section):
-    """What an evaluation measures beyond Dice and distances."""
-
-    surface_dice_tolerance_mm: Annotated[float, Field(gt=0)]
-    surface: Literal["elements", "border_voxels"]
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    num_resamples: Annotated[int, Field(gt=0)]
-    seed: Annotated[int, Field(ge=0)]
-
-
 class Command(Section):
     """What every command has."""
 
@@ -63,13 +53,12 @@ class Evaluate(Command):
     bundle: str | None
     labels: dict[str, Any] | None
     allow_missing: bool
-    metrics: EvaluationMetrics
+    metrics: dict[str, Any]
 
 
 class Doctor(Command):
     """Values at the top of conf/doctor.yaml."""
 
-    command: str
     config: list[str] | str | None
     bundle: str | None
 
@@ -89,6 +78,11 @@ SCHEMAS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "doctor": Doctor,
     "phantom": Phantom,
+}
+
+# Sections that become one object although they name no class: the class whose arguments they hold.
+SECTION_TARGETS: dict[str, dict[str, str]] = {
+    "evaluate": {"metrics": "medseg.reports.evaluation.ScoreSettings"},
 }
 
 # Section whose empty values are filled in from the data; references to them are empty until then.
