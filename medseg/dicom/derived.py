@@ -166,11 +166,7 @@ def reference_item(frame: Frame) -> Dataset:
 
 def referenced_instances(source: SourceSeries) -> list[Dataset]:
     """One reference for each SOP instance of the series, in the order of the slices."""
-    by_uid = {
-        frame.header.text("SOPInstanceUID"): frame
-        for lattice in source.lattices
-        for frame in lattice.frames
-    }
+    by_uid = {frame.header.text("SOPInstanceUID"): frame for frame in source.lattice.frames}
     return [reference_item(frame) for frame in by_uid.values()]
 
 

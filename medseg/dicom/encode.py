@@ -30,8 +30,8 @@ RLE = UID("1.2.840.10008.1.2.5")
 
 _ITEM = b"\xfe\xff\x00\xe0"
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
-_PER_FRAME_GROUPS = b"\x00\x52\x30\x92"
-_PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_PER_FRAME_GROUPS = 0x52009230
+_PIXEL_DATA = struct.pack("<HH", 0x7FE0, 0x0010)
 
 
 class _Sink(Protocol):
@@ -89,10 +89,22 @@ def encode_elements(dataset: Dataset) -> bytes:
     return bytes(stream.getvalue())
 
 
-def sequence(tag: bytes, items: Iterable[bytes]) -> bytes:
+def element(tag: int, vr: str, value: str | bytes) -> bytes:
+    """One element in explicit VR little endian, for representations with a 16-bit length."""
+    content = value.encode("ascii") if isinstance(value, str) else value
+    if len(content) % 2:
+        content += b"\0" if vr == "UI" else b" "
+    return _tag_bytes(tag) + vr.encode("ascii") + struct.pack("<H", len(content)) + content
+
+
+def sequence(tag: int, items: Iterable[bytes]) -> bytes:
     """A sequence of encoded items, with explicit lengths."""
     body = b"".join(_ITEM + struct.pack("<I", len(item)) + item for item in items)
-    return tag + b"SQ" + struct.pack("<HI", 0, len(body)) + body
+    return _tag_bytes(tag) + b"SQ" + struct.pack("<HI", 0, len(body)) + body
+
+
+def _tag_bytes(tag: int) -> bytes:
+    return struct.pack("<HH", tag >> 16, tag & 0xFFFF)
 
 
 def _write_encapsulated(sink: _Sink, frames: list[bytes]) -> None:

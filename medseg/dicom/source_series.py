@@ -14,52 +14,40 @@ from pydicom import Dataset, dcmread
 from medseg.core.errors import GeometryError, InputError, OutputError
 from medseg.core.geometry import Geometry
 from medseg.core.identity import Case, SeriesRef
-from medseg.dicom.frames import Frame, frames_of
-from medseg.dicom.lattice import Lattice, build_lattice
-from medseg.dicom.parse import quiet, read_header
-from medseg.dicom.partition import partition
+from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.dicom.headers import found_volume
+from medseg.dicom.lattice import Lattice
+from medseg.dicom.parse import quiet
+from medseg.dicom.tilt import restore_labels, upright_geometry
 
 # What no derived object can do without; the rest may be empty (PS3.3 type 2).
-_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_NEEDED = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+)
 
 
 @dataclass(frozen=True, eq=False)
 class SourceSeries:
-    """A series on disk, without its pixels.
+    """One volume of a series on disk, without its pixels.
 
     Args:
         header: every element but the pixels of the first file.
-        lattices: the volumes that its frames form, each in the order of k.
+        lattice: its frames in the order of k, and their grid.
+        slots: k of each frame; with slices missing from the series these are not 0, 1, 2, ...
     """
 
     header: Dataset
-    lattices: tuple[Lattice, ...]
+    lattice: Lattice
+    slots: tuple[int, ...]
 
     @property
     def sop_instance_uids(self) -> list[str]:
         """UIDs of all files, sorted."""
-        uids = {
-            frame.header.text("SOPInstanceUID")
-            for lattice in self.lattices
-            for frame in lattice.frames
-        }
-        return sorted(uids)
-
-
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """How an array lies on the slices of a series.
-
-    Args:
-        lattice: the slices.
-        order, flips: bring the array's axes to column, row and slice, as in `permute_array`.
-        frames: for each slice all frames at its place: several if the file holds several phases.
-    """
-
-    lattice: Lattice
-    order: tuple[int, ...]
-    flips: tuple[int, ...]
-    frames: tuple[tuple[Frame, ...], ...]
+        return sorted({frame.header.text("SOPInstanceUID") for frame in self.lattice.frames})
 
 
 def source_of(case: Case, *, writer: str) -> SeriesRef:
@@ -85,73 +73,96 @@ def read_source_series(series: SeriesRef, *, where: str) -> SourceSeries:
         where: what messages call it, such as the case key.
 
     Raises:
-        InputError: a file cannot be read, or the slices form no regular grid.
+        InputError: a file cannot be read, or the slices form no grid.
         OutputError: an identifier that a derived object must repeat is missing.
     """
-    headers = [read_header(path) for path in series.paths]
-    frames = [frame for header in headers for frame in frames_of(header)]
-    parts = partition(frames, where=where)
-    lattices = tuple(build_lattice(part.frames, where=where) for part in parts)
+    # Reading has already decided on gaps and frames of reference; here only positions matter.
+    lattice = found_volume(series, on_gap="resample", trust_positions=True).lattice
+    slots, missing = [], dict(lattice.missing)
+    position = 0
+    for number in range(len(lattice.frames)):
+        slots.append(position)
+        position += 1 + missing.get(number, 0)
+    first = lattice.frames[0].header.path
     try:
         with quiet():
-            first = dcmread(series.paths[0], stop_before_pixels=True)
+            header = dcmread(first, stop_before_pixels=True)
     except (OSError, ValueError) as error:
         raise InputError(
             where, f"the first file cannot be read ({type(error).__name__})", code="E_HEADER"
         ) from error
-    lacking = [keyword for keyword in _NEEDED if not first.get(keyword)]
-    if not first.get("FrameOfReferenceUID"):
-        lacking.append("FrameOfReferenceUID")
+    lacking = [keyword for keyword in _NEEDED if not header.get(keyword)]
     if lacking:
         raise OutputError(
             where,
             f"the source series has no {', '.join(lacking)}, which every result must repeat",
             "send the series again from its archive; nothing is made up here",
         )
-    return SourceSeries(first, lattices)
+    return SourceSeries(header, lattice, tuple(slots))
 
 
-def align(source: SourceSeries, geometry: Geometry, *, where: str) -> Alignment:
-    """Finds the slices that a grid lies on: exactly, up to the order and direction of its axes.
+def on_slices(
+    result: LabelMap | ProbabilityMap, source: SourceSeries, *, where: str
+) -> NDArray[np.generic]:
+    """The result's voxels on the slices of the series, shape (..., columns, rows, slices).
+
+    Axes may run in any order and direction. A result on the upright grid of a leaning series is
+    put back onto the slices as acquired, by nearest neighbour. Otherwise nothing is resampled.
 
     Raises:
-        GeometryError: the grid is none of the series'.
+        GeometryError: the result lies on neither grid.
     """
-    found: list[tuple[Lattice, tuple[int, ...], tuple[int, ...]]] = []
-    reason = ""
-    for lattice in source.lattices:
-        order, flips = _axes_between(lattice.geometry, geometry)
-        if order is None:
-            reason = reason or "its axes are not parallel to theirs"
+    slices = source.lattice.geometry
+    reason = "its axes are not parallel to theirs"
+    targets = [slices, upright_geometry(slices)] if source.lattice.is_tilted else [slices]
+    for target in targets:
+        axes = _axes_between(target, result.geometry)
+        if axes is None:
             continue
-        difference = lattice.geometry.difference(geometry.permuted(order, flips))
-        if difference is None:
-            found.append((lattice, order, flips))
-        reason = reason or (difference or "")
-    if not found:
-        raise GeometryError(
-            where,
-            f"the result does not lie on the slices of the source series: {reason}",
-            "write the result of predict as it is, without resampling it",
-        )
-    lattice, order, flips = found[0]
-    frames = tuple(zip(*(other.frames for other, _, _ in found), strict=True))
-    return Alignment(lattice, order, flips, frames)
+        difference = target.difference(result.geometry.permuted(*axes))
+        if difference is not None:
+            reason = difference
+            continue
+        array = _permuted(result.array, *axes)
+        if target is not slices:
+            array = _leaning(array, target, slices)
+        return array[..., list(source.slots)] if source.lattice.missing else array
+    raise GeometryError(
+        where,
+        f"the result does not lie on the slices of the source series: {reason}",
+        "write the result of predict as it is, without resampling it",
+    )
 
 
 def _axes_between(
     slices: Geometry, grid: Geometry
-) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Permutation and flips from `grid` to `slices`; None if the axes are not parallel."""
     cosines = np.linalg.solve(slices.directions, grid.directions)
     signs: NDArray[np.float64] = np.rint(cosines)
-    if np.abs(cosines - signs).max() > 0.01 or not _is_signed_permutation(signs):
-        return None, ()
+    ones = np.abs(signs)
+    is_permutation = (ones.sum(axis=0) == 1).all() and (ones.sum(axis=1) == 1).all()
+    if np.abs(cosines - signs).max() > 0.01 or not is_permutation:
+        return None
     order = tuple(int(np.abs(signs[axis]).argmax()) for axis in range(3))
     flips = tuple(axis for axis in range(3) if signs[axis, order[axis]] < 0)
     return order, flips
 
 
-def _is_signed_permutation(matrix: NDArray[np.float64]) -> bool:
-    ones = np.abs(matrix)
-    return bool((ones.sum(axis=0) == 1).all() and (ones.sum(axis=1) == 1).all())
+def _permuted(
+    array: NDArray[np.generic], order: tuple[int, ...], flips: tuple[int, ...]
+) -> NDArray[np.generic]:
+    """The last three axes reordered, then flipped; a view."""
+    lead = array.ndim - 3
+    moved = array.transpose(*range(lead), *(lead + axis for axis in order))
+    return np.flip(moved, tuple(lead + axis for axis in flips)) if flips else moved
+
+
+def _leaning(
+    array: NDArray[np.generic], upright: Geometry, slices: Geometry
+) -> NDArray[np.generic]:
+    """Values of an upright grid at the voxels of leaning slices; 0 outside."""
+    numbers = np.arange(1, np.prod(upright.shape) + 1).reshape(upright.shape)
+    nearest = restore_labels(LabelMap(numbers, upright), slices).array
+    flat = array.reshape(*array.shape[:-3], -1)
+    return np.where(nearest > 0, flat[..., np.maximum(nearest, 1) - 1], array.dtype.type(0))

@@ -22,7 +22,7 @@ from medseg.core.labels import Label, LabelSet
 from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.dicom.derived import Algorithm, derived_header
 from medseg.dicom.encode import DEFLATED, EXPLICIT_LITTLE, RLE, write_frames
-from medseg.dicom.source_series import align, read_source_series, source_of
+from medseg.dicom.source_series import on_slices, read_source_series, source_of
 from medseg.dicom.uids import UUID_ROOT
 from medseg.writers.names import output_path
 from medseg.writers.seg_frames import (
@@ -133,16 +133,9 @@ def write_dicom_seg(
     _check_words(segmentation_type, empty_frames, compression)
     series = source_of(case, writer="DICOM-SEG")
     source = read_source_series(series, where=case.key)
-    alignment = align(source, label_map.geometry, where=case.key)
     algorithm = Algorithm(algorithm_name, algorithm_version, bundle_sha256)
-
-    if segmentation_type == "FRACTIONAL":
-        content: _Content = _fractional(label_map, lambda array: planes_of(array, alignment))
-    else:
-        likeliest = _likeliest(label_map)
-        _check_values(likeliest, case.key)
-        planes = planes_of(_without_ignored(likeliest), alignment)
-        content = _Content(planes, segments_of(label_map.labels, highest=int(planes.max())))
+    voxels = on_slices(label_map, source, where=case.key)
+    content = _content(label_map, voxels, segmentation_type, where=case.key)
     numbers = [label.class_id for label in content.segments]
     frames = _frames(content, segmentation_type, empty_frames)
 
@@ -167,7 +160,6 @@ def write_dicom_seg(
     add_segmentation_modules(
         header,
         source,
-        alignment,
         segmentation_type=segmentation_type,
         bits=bits,
         num_frames=len(frames),
@@ -192,7 +184,7 @@ def write_dicom_seg(
     write_frames(
         header,
         path,
-        groups=frame_groups(alignment, frames),
+        groups=frame_groups(source, frames),
         native=_native(content, frames, segmentation_type),
         num_native_bytes=num_bytes,
         encapsulated=encoded,
@@ -273,57 +265,44 @@ def _native(
         yield plane.astype(plane.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _likeliest(result: LabelMap | ProbabilityMap) -> LabelMap:
-    if isinstance(result, LabelMap):
-        return result
-    array = result.array.argmax(axis=0)
-    return LabelMap(_smallest(array, len(result.labels) - 1), result.geometry, result.labels)
+def _content(
+    result: LabelMap | ProbabilityMap,
+    voxels: NDArray[Any],
+    segmentation_type: SegmentationType,
+    *,
+    where: str,
+) -> _Content:
+    """What goes into the frames of a result whose `voxels` lie on the slices already."""
+    if isinstance(result, ProbabilityMap) and segmentation_type == "FRACTIONAL":
+        segments = result.labels.foreground
+        shares = [np.rint(np.clip(planes_of(voxels[s.class_id]), 0, 1) * _FULL) for s in segments]
+        return _Content(np.stack(shares).astype(np.uint8), segments, "UNDEFINED", "PROBABILITY")
+    if isinstance(result, ProbabilityMap):
+        voxels = voxels.argmax(axis=0)
+    else:
+        voxels = _checked(voxels, result.labels, where)
+    highest = int(voxels.max()) if result.labels is None else len(result.labels) - 1
+    planes = planes_of(voxels.astype(np.uint8 if highest <= 255 else np.uint16, copy=False))
+    segments = segments_of(result.labels, highest=highest)
+    if segmentation_type == "FRACTIONAL":
+        shares = [(planes == s.class_id).astype(np.uint8) * _FULL for s in segments]
+        return _Content(np.stack(shares), segments, "NO", "OCCUPANCY")
+    return _Content(planes, segments)
 
 
-def _without_ignored(label_map: LabelMap) -> NDArray[Any]:
-    """Class numbers in the smallest unsigned type; voxels without annotation become background."""
-    labels, array = label_map.labels, label_map.array
+def _checked(voxels: NDArray[Any], labels: LabelSet | None, where: str) -> NDArray[Any]:
+    """Class numbers that have a label; voxels without annotation become background."""
     if labels is not None and labels.ignore_id is not None:
-        array = np.where(array == labels.ignore_id, 0, array)
-    highest = int(array.max()) if labels is None else len(labels) - 1
-    return _smallest(array, highest)
-
-
-def _smallest(array: NDArray[Any], highest: int) -> NDArray[Any]:
-    return array.astype(np.uint8 if highest <= 255 else np.uint16, copy=False)
-
-
-def _check_values(label_map: LabelMap, where: str) -> None:
-    low, high = int(label_map.array.min()), int(label_map.array.max())
-    labels: LabelSet | None = label_map.labels
-    ignored = -1 if labels is None or labels.ignore_id is None else labels.ignore_id
-    if low >= 0 and high <= 65535 and (labels is None or high < len(labels)):
-        return
-    unknown = [low, high] if labels is None else labels.unknown_values(label_map.array)
-    if labels is None or any(value != ignored for value in unknown):
+        voxels = np.where(voxels == labels.ignore_id, 0, voxels)
+    low, high = int(voxels.min()), int(voxels.max())
+    highest = 65535 if labels is None else len(labels) - 1
+    if low < 0 or high > highest:
         raise LabelError(
             where,
-            f"the result holds the values {unknown[:5]}, but its labels are "
-            + ("unknown" if labels is None else f"0 to {len(labels) - 1}"),
+            f"the result holds numbers from {low} to {high}, but its labels are 0 to {highest}",
             "give the label set that the numbers belong to",
         )
-
-
-def _fractional(result: LabelMap | ProbabilityMap, to_planes: Any) -> _Content:
-    if isinstance(result, LabelMap):
-        highest = int(result.array.max())
-        segments = segments_of(result.labels, highest=highest)
-        planes = to_planes(_without_ignored(result))
-        shares = np.stack([(planes == s.class_id).astype(np.uint8) * _FULL for s in segments])
-        return _Content(shares, segments, "NO", "OCCUPANCY")
-    segments = result.labels.foreground
-    shares = np.stack(
-        [
-            np.rint(np.clip(to_planes(result.array[s.class_id]), 0.0, 1.0) * _FULL).astype(np.uint8)
-            for s in segments
-        ]
-    )
-    return _Content(shares, segments, "UNDEFINED", "PROBABILITY")
+    return voxels
 
 
 def _digest(content: _Content) -> str:

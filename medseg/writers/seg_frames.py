@@ -8,30 +8,38 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
 from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.valuerep import DS
 
 from medseg.core.labels import CodedConcept
-from medseg.core.volume import permute_array
-from medseg.dicom.derived import code_item, reference_item
-from medseg.dicom.encode import encode_elements, sequence
+from medseg.dicom.derived import code_item
+from medseg.dicom.encode import element, encode_elements, sequence
 from medseg.dicom.frames import Frame
-from medseg.dicom.source_series import Alignment
+from medseg.dicom.source_series import SourceSeries
 
 _SEGMENTATION = CodedConcept("113076", "DCM", "Segmentation")
 _SOURCE_IMAGE = CodedConcept("121322", "DCM", "Source image for image processing operation")
-_FRAME_CONTENT = b"\x20\x00\x11\x91"  # (0020,9111)
-_DIMENSION_INDEX_VALUES = b"\x20\x00\x57\x91"  # (0020,9157)
+_SOP_CLASS, _SOP_INSTANCE, _FRAME_NUMBER = 0x00081150, 0x00081155, 0x00081160
+_SOURCE_IMAGES, _DERIVATION_IMAGES, _DERIVATION_CODE = 0x00082112, 0x00089124, 0x00089215
+_IMAGE_POSITION, _PLANE_POSITION = 0x00200032, 0x00209113
+_FRAME_CONTENT, _DIMENSION_INDEX_VALUES = 0x00209111, 0x00209157
+_SPATIAL_LOCATIONS_PRESERVED, _PURPOSE_OF_REFERENCE = 0x0028135A, 0x0040A170
+_SEGMENT_IDENTIFICATION, _SEGMENT_NUMBER = 0x0062000A, 0x0062000B
 
 # A frame of the object: segment number (0 in a label map, whose frames hold all) and slice number.
 FrameKey = tuple[int, int]
 
 
-def planes_of(array: NDArray[Any], alignment: Alignment) -> NDArray[Any]:
-    """The voxels as the source's planes, shape (slices, rows, columns), contiguous."""
-    aligned = permute_array(array[None], alignment.order, alignment.flips)[0]
-    return np.ascontiguousarray(aligned.transpose(2, 1, 0))
+def planes_of(array: NDArray[Any]) -> NDArray[Any]:
+    """Voxels of shape (columns, rows, slices) as contiguous planes (slices, rows, columns)."""
+    planes = array.transpose(2, 1, 0)
+    if planes.flags.c_contiguous:
+        return planes
+    result = np.empty(planes.shape, planes.dtype)
+    # In strips of 16 bytes or more, three times faster than in one go, which misses the cache.
+    for start in range(0, planes.shape[2], 16):
+        result[:, :, start : start + 16] = planes[:, :, start : start + 16]
+    return result
 
 
 def slices_with(planes: NDArray[Any], numbers: Sequence[int]) -> dict[int, range]:
@@ -81,16 +89,22 @@ def rle_frame(plane: NDArray[Any]) -> bytes:
     )
 
 
-def frame_groups(alignment: Alignment, frames: Sequence[FrameKey]) -> list[bytes]:
-    """Encoded functional groups of each frame: its source images, its place, its segment."""
-    derivations = [encode_elements(_derivation(sources)) for sources in alignment.frames]
-    positions = [encode_elements(_position(sources[0])) for sources in alignment.frames]
-    identities = {n: encode_elements(_identity(n)) for n in {n for n, _ in frames} if n > 0}
+def frame_groups(source: SourceSeries, frames: Sequence[FrameKey]) -> list[bytes]:
+    """Encoded functional groups of each frame: its source image, its place, its segment."""
+    preserved = element(_SPATIAL_LOCATIONS_PRESERVED, "CS", "YES")
+    purpose = sequence(_PURPOSE_OF_REFERENCE, [encode_elements(code_item(_SOURCE_IMAGE))])
+    code = sequence(_DERIVATION_CODE, [encode_elements(code_item(_SEGMENTATION))])
+    derivations, positions = [], []
+    for frame in source.lattice.frames:
+        image = sequence(_SOURCE_IMAGES, [_reference(frame) + preserved + purpose])
+        derivations.append(sequence(_DERIVATION_IMAGES, [image + code]))
+        place = "\\".join(str(value) for value in decimals(frame.position_lps))
+        positions.append(sequence(_PLANE_POSITION, [element(_IMAGE_POSITION, "DS", place)]))
     return [
         derivations[k]
         + _frame_content([number, k + 1] if number > 0 else [k + 1])
         + positions[k]
-        + identities.get(number, b"")
+        + (_segment_identification(number) if number > 0 else b"")
         for number, k in frames
     ]
 
@@ -100,41 +114,21 @@ def decimals(values: Any) -> list[DS]:
     return [DS(float(value), auto_format=True) for value in values]
 
 
-def _derivation(sources: tuple[Frame, ...]) -> Dataset:
-    items = []
-    for uid in dict.fromkeys(frame.header.text("SOPInstanceUID") for frame in sources):
-        same_file = [f for f in sources if f.header.text("SOPInstanceUID") == uid]
-        item = reference_item(same_file[0])
-        if same_file[0].header.has("PerFrameFunctionalGroupsSequence"):
-            item.ReferencedFrameNumber = [frame.number + 1 for frame in same_file]
-        item.SpatialLocationsPreserved = "YES"
-        item.PurposeOfReferenceCodeSequence = [code_item(_SOURCE_IMAGE)]
-        items.append(item)
-    derivation = Dataset()
-    derivation.SourceImageSequence = items
-    derivation.DerivationCodeSequence = [code_item(_SEGMENTATION)]
-    group = Dataset()
-    group.DerivationImageSequence = [derivation]
-    return group
-
-
-def _position(frame: Frame) -> Dataset:
-    position = Dataset()
-    position.ImagePositionPatient = decimals(frame.position_lps)
-    group = Dataset()
-    group.PlanePositionSequence = [position]
-    return group
-
-
-def _identity(number: int) -> Dataset:
-    identity = Dataset()
-    identity.ReferencedSegmentNumber = number
-    group = Dataset()
-    group.SegmentIdentificationSequence = [identity]
-    return group
+def _reference(frame: Frame) -> bytes:
+    """Elements of a reference to one frame, in the order of their tags."""
+    header = frame.header
+    reference = element(_SOP_CLASS, "UI", header.text("SOPClassUID"))
+    reference += element(_SOP_INSTANCE, "UI", header.text("SOPInstanceUID"))
+    if header.has("PerFrameFunctionalGroupsSequence"):
+        reference += element(_FRAME_NUMBER, "IS", str(frame.number + 1))
+    return reference
 
 
 def _frame_content(indices: list[int]) -> bytes:
-    values = np.array(indices, "<u4").tobytes()
-    element = _DIMENSION_INDEX_VALUES + b"UL" + len(values).to_bytes(2, "little") + values
-    return sequence(_FRAME_CONTENT, [element])
+    values = element(_DIMENSION_INDEX_VALUES, "UL", np.array(indices, "<u4").tobytes())
+    return sequence(_FRAME_CONTENT, [values])
+
+
+def _segment_identification(number: int) -> bytes:
+    value = element(_SEGMENT_NUMBER, "US", number.to_bytes(2, "little"))
+    return sequence(_SEGMENT_IDENTIFICATION, [value])

@@ -19,7 +19,7 @@ from medseg.dicom.derived import (
     plain_text,
     referenced_instances,
 )
-from medseg.dicom.source_series import Alignment, SourceSeries
+from medseg.dicom.source_series import SourceSeries
 from medseg.dicom.uids import derive_uid
 from medseg.writers.seg_frames import decimals
 
@@ -86,14 +86,13 @@ def algorithm_item(algorithm: Algorithm) -> Dataset:
 def add_segmentation_modules(
     header: Dataset,
     source: SourceSeries,
-    alignment: Alignment,
     *,
     segmentation_type: str,
     bits: int,
     num_frames: int,
 ) -> None:
     """Adds image, dimension, reference and shared functional group elements."""
-    geometry = alignment.lattice.geometry
+    geometry = source.lattice.geometry
     header.ImageType = ["DERIVED", "PRIMARY"]
     header.ContentDate, header.ContentTime = header.SeriesDate, header.SeriesTime
     header.ContentLabel = "SEGMENTATION"
@@ -114,7 +113,7 @@ def add_segmentation_modules(
     references.ReferencedInstanceSequence = referenced_instances(source)
     header.ReferencedSeriesSequence = [references]
     _add_dimensions(header, has_segments=segmentation_type != "LABELMAP")
-    header.SharedFunctionalGroupsSequence = [_shared_groups(alignment)]
+    header.SharedFunctionalGroupsSequence = [_shared_groups(source)]
 
 
 def _add_codes(item: Dataset, codes: SegmentCodes) -> None:
@@ -163,9 +162,9 @@ def _add_dimensions(header: Dataset, *, has_segments: bool) -> None:
         header.DimensionOrganizationType = "3D"
 
 
-def _shared_groups(alignment: Alignment) -> Dataset:
-    frame = alignment.lattice.frames[0]
-    geometry = alignment.lattice.geometry
+def _shared_groups(source: SourceSeries) -> Dataset:
+    frame = source.lattice.frames[0]
+    geometry = source.lattice.geometry
     normal = np.cross(geometry.directions[:, 0], geometry.directions[:, 1])
     spacing = abs(float(normal @ geometry.affine[:3, 2]))
     measures = Dataset()

@@ -11,6 +11,7 @@ from medseg.core.geometry import ALL_ORIENTATIONS, Geometry
 from medseg.core.identity import Case
 from medseg.core.labels import CodedConcept, Label, LabelSet
 from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.dicom.volumes import read_series
 from medseg.writers.dicom_seg import DicomSegWriter, write_dicom_seg
 
 TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
@@ -140,6 +141,43 @@ def test_frames_of_a_tilted_series_lie_on_its_slices(tmp_path):
         position = group.PlanePositionSequence[0].ImagePositionPatient
         assert position == pytest.approx([float(v) for v in source.ImagePositionPatient], abs=1e-6)
         np.testing.assert_array_equal(frames[k].T, label_map.array[:, :, k] == 1)
+
+
+def test_a_result_on_the_upright_grid_of_a_tilted_series_returns_to_its_slices(tmp_path):
+    case, _ = dicom_objects.tilted_case(tmp_path / "in", GRIDS["axial"])
+    upright = read_series(case.series).geometry
+    half = np.zeros(upright.shape, np.uint8)
+    half[: upright.shape[0] // 2] = 1
+    probabilities = np.stack([1 - half, half]).astype(np.float32)
+    labels = LabelSet.from_names(["background", "liver"])
+
+    first = write_dicom_seg(LabelMap(half, upright, labels), case, tmp_path / "1.dcm")
+    second = write_dicom_seg(
+        ProbabilityMap(probabilities, upright, labels), case, tmp_path / "2.dcm"
+    )
+
+    # The gantry leans along the rows only, so a plane between columns stays where it is.
+    pixels = pydicom.dcmread(first).pixel_array
+    inside = pixels[:, 4:-4]
+    assert pixels.shape == (7, 16, 13)
+    assert inside[:, :, :6].all()
+    assert not inside[:, :, 6:].any()
+    np.testing.assert_array_equal(pydicom.dcmread(second).pixel_array, pixels)
+
+
+def test_slices_missing_from_the_series_get_no_frame(tmp_path):
+    case, grid = dicom_objects.series_case(tmp_path / "in", GRIDS["axial"])
+    label_map = blobs(grid)
+    rest = [path for k, path in enumerate(case.series.paths) if k != 3]
+
+    path = write(label_map, dicom_objects.case_of(rest), tmp_path)
+
+    seg = pydicom.dcmread(path)
+    assert seg.NumberOfFrames == 12
+    np.testing.assert_array_equal(
+        seg.pixel_array[:6].transpose(2, 1, 0), np.delete(label_map.array, 3, axis=2) == 1
+    )
+    assert dicom_objects.problems_of(path) == []
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -419,7 +457,9 @@ def test_numbers_without_a_label_are_refused(tmp_path):
     case, grid = dicom_objects.series_case(tmp_path / "in", GRIDS["axial"])
     label_map = LabelMap(blobs(grid).array + 2, grid, blobs(grid).labels)
 
-    with pytest.raises(LabelError, match=r"case_1: .*values \[3.0, 4.0\].*0 to 2; give the label"):
+    with pytest.raises(
+        LabelError, match=r"case_1: .*numbers from 2 to 4, .*0 to 2; give the label"
+    ):
         write(label_map, case, tmp_path)
 
 
