@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import GeometryError, InputError
 from medseg.dicom.parse import Header, bad_value, missing, number_of, numbers_of, text_of
-from medseg.dicom.syntaxes import CLASSIC, CROSS_SECTIONAL
+from medseg.dicom.syntaxes import CLASSIC, CROSS_SECTIONAL, is_projection_class
 
 # Largest accepted cosine between row and column directions, and deviation of their length from 1.
 _MAX_NOT_ORTHOGONAL = 1e-3
@@ -77,7 +77,11 @@ def is_cross_sectional(header: Header) -> bool:
         "SharedFunctionalGroupsSequence"
     ):
         return True
-    if header.text("SOPClassUID") in CROSS_SECTIONAL:
+    sop_class = header.text("SOPClassUID")
+    if sop_class in CROSS_SECTIONAL:
+        return True
+    # A private or unknown class of these modalities is a slice; it is refused if it does not say where it lies.
+    if header.text("Modality") in ("CT", "MR", "PT") and not is_projection_class(sop_class):
         return True
     return header.has("ImagePositionPatient") or header.has("ImageOrientationPatient")
 
@@ -94,7 +98,9 @@ def is_enhanced(header: Header) -> bool:
 
 
 def is_localizer(header: Header) -> bool:
-    return "LOCALIZER" in header.text("ImageType").upper().split("\\")
+    """True for scouts and for captures of scouts with the slices drawn in."""
+    image_type = header.text("ImageType").upper()
+    return any(word in image_type for word in ("LOCALIZER", "SURVIEW", "SCOUT"))
 
 
 def frames_of(header: Header) -> list[Frame]:

@@ -125,7 +125,7 @@ def index_folder(
             refused.append(missing(header.name, "SeriesInstanceUID"))
     crossed = _studies_of_two_patients(images)
     volumes: list[FoundVolume] = []
-    for uid, members in groups.items():
+    for members in groups.values():
         try:
             _refuse_broken(members, broken)
             _check_patient(members, crossed)
@@ -242,7 +242,9 @@ def _images(headers: Sequence[Header]) -> tuple[list[Header], list[LeftOut]]:
             other = "an object without pixels"
         if other:
             left_out.append(LeftOut(header.path, f"is {other}, not an image"))
-        elif sop_class in SECONDARY_CAPTURES and not header.has("ImagePositionPatient"):
+        elif sop_class in SECONDARY_CAPTURES and (
+            is_localizer(header) or not header.has("ImagePositionPatient")
+        ):
             captures.append(header)
         else:
             images.append(header)

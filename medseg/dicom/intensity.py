@@ -69,7 +69,7 @@ def intensity_of(frame: Frame, form: PixelFormat, *, factor: float = 1.0) -> Int
     return Intensity(
         slope=frame.slope * factor,
         intercept=frame.intercept * factor,
-        padding=None if form.is_float or form.samples > 1 else _padding(header, form),
+        padding=None if form.is_float or form.channels > 1 else _padding(header, form),
         padding_value=_PADDING_HU if is_ct else 0.0,
         inverted_from=inverted_from,
         table=None if frame.has_rescale else _modality_table(header),
@@ -125,8 +125,11 @@ def apply_intensity(
                 "export the series again",
                 code="E_BAD_VALUE",
             )
-    if padded is not None and padded.any():
+    if padded is not None:
         out[padded] = intensity.padding_value
+        if intensity.padding_value == _PADDING_HU:
+            # Lossy compression smears the padding of CT; nothing measured lies below air.
+            np.maximum(out, out.dtype.type(_PADDING_HU), out=out)
     return True
 
 

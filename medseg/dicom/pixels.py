@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, generate_frames, get_frame
-from pydicom.pixels import get_decoder
+from pydicom.pixels import apply_color_lut, get_decoder
 
 from medseg.core.errors import InputError
 from medseg.dicom.codestream import check_codestream
@@ -39,6 +39,11 @@ class PixelFormat:
     num_frames: int
     photometric: str
     is_planar: bool
+
+    @property
+    def channels(self) -> int:
+        """Channels once read: three for colour, palettes included."""
+        return 3 if self.samples == 3 or self.photometric == "PALETTE COLOR" else 1
 
     @property
     def frame_bytes(self) -> int:
@@ -88,13 +93,27 @@ def check_pixels(header: Header) -> PixelFormat:
                 where,
                 f"holds {found} bytes of pixels, {max(needed, header.pixel_length)} are needed",
             )
-        if header.pixel_length > needed + needed % 2:
+        excess = header.pixel_length - needed
+        if excess > needed % 2 and not _is_zero_fill(header, needed, excess, form):
             raise _broken(
-                where, f"holds {header.pixel_length} bytes of pixels, the header describes {needed}"
+                where,
+                f"holds {header.pixel_length} bytes of pixels, the header describes {needed}",
             )
     elif header.pixel_length >= 0:
         raise _broken(where, "has unencapsulated pixels under a compressed transfer syntax")
     return form
+
+
+def _is_zero_fill(header: Header, start: int, count: int, form: PixelFormat) -> bool:
+    """True if less than a frame follows the pixels and all of it is zero, as some archives pad their blocks."""
+    if count >= form.frame_bytes:
+        return False
+    if header.inflated is not None:
+        first = header.pixel_offset + start
+        return not header.inflated[first : first + count].strip(b"\0")
+    with header.path.open("rb") as file:
+        file.seek(header.pixel_offset + start)
+        return not file.read(count).strip(b"\0")
 
 
 def _format(header: Header) -> PixelFormat:
@@ -163,10 +182,9 @@ def read_frames(header: Header, form: PixelFormat, numbers: list[int]) -> Iterat
     Yields:
         Integers (sign-extended) or floats, shape (rows, columns) or, in colour, (rows, columns, 3).
     """
-    if header.transfer_syntax in NATIVE:
-        yield from _native_frames(header, form, numbers)
-    else:
-        yield from _encapsulated_frames(header, form, numbers)
+    is_native = header.transfer_syntax in NATIVE
+    for values in (_native_frames if is_native else _encapsulated_frames)(header, form, numbers):
+        yield _apply_palette(values, header) if form.photometric == "PALETTE COLOR" else values
 
 
 def _native_frames(header: Header, form: PixelFormat, numbers: list[int]) -> Iterator[NDArray[Any]]:
@@ -303,6 +321,19 @@ def _finish(values: NDArray[Any], form: PixelFormat) -> NDArray[Any]:
         # Shifting to the top and arithmetically back drops overlay bits and extends the sign.
         signed = (signed << unused_high) >> (unused_high + shift)
     return signed
+
+
+def _apply_palette(indices: NDArray[Any], header: Header) -> NDArray[Any]:
+    """Colours of palette indices, shape (rows, columns, 3)."""
+    try:
+        return np.asarray(apply_color_lut(indices, header.dataset))
+    except Exception as error:
+        raise InputError(
+            header.name,
+            f"has a colour palette that cannot be applied ({type(error).__name__})",
+            "export it as RGB",
+            code="E_PIXEL_FORMAT",
+        ) from None
 
 
 def _shape(form: PixelFormat) -> tuple[int, ...]:

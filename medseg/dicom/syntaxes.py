@@ -92,3 +92,8 @@ def other_object(sop_class: str) -> str:
     if sop_class in PROJECTIONS or sop_class in CROSS_SECTIONAL:
         return ""
     return next((name for start, name in OTHER_FAMILIES.items() if sop_class.startswith(start)), "")
+
+
+def is_projection_class(sop_class: str) -> bool:
+    """True for images of one plane without a place in the patient, captures of a screen included."""
+    return sop_class in PROJECTIONS or sop_class in SECONDARY_CAPTURES

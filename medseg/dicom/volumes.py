@@ -173,10 +173,12 @@ def _read_stack(lattice: Lattice, where: str, *, suv: bool) -> tuple[NDArray[Any
         intensity_of(f, form, factor=factor) for f, form in zip(frames, per_frame, strict=True)
     ]
     notes += _notes(frames[0], per_frame[0], mappings)
-    channels = per_frame[0].samples
-    dtype = np.dtype(np.uint8) if channels == 3 else choose_dtype(mappings, per_frame)
-    if channels == 3 and per_frame[0].bits_allocated > 8:
-        dtype = np.dtype(np.float32)
+    channels = per_frame[0].channels
+    if channels == 3:
+        is_deep = per_frame[0].bits_allocated > 8 or per_frame[0].samples == 1
+        dtype = np.dtype(np.float32 if is_deep else np.uint8)
+    else:
+        dtype = choose_dtype(mappings, per_frame)
     columns, rows, num_slices = lattice.geometry.shape
     _check_size(channels * rows * columns * num_slices * dtype.itemsize, where)
     slots = _slots(lattice)
@@ -210,7 +212,7 @@ def _fill(
         images = read_frames(header, form, [frames[n].number for n in members])
         for n, stored in zip(members, images, strict=True):
             out = layers[:, slots[n]]
-            if form.samples == 3:
+            if form.channels == 3:
                 out[...] = np.moveaxis(stored, -1, 0)
             elif not apply_intensity(stored, mappings[n], out=out[0], where=frames[n].name):
                 return False
