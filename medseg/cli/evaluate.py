@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from medseg.cli.console import make_console
 from medseg.core.labels import LabelSet
 from medseg.reports.evaluation import Evaluation, ScoreSettings, evaluate_folders
 from medseg.reports.score_tables import scores_table, write_scores
@@ -31,7 +32,7 @@ def run(cfg: DictConfig) -> int:
     Returns:
         0; 3 if a case could not be scored or a prediction is missing.
     """
-    console = _console()
+    console = make_console()
     labels, model = _labels(cfg)
     with Progress(
         TextColumn("scoring"),
@@ -78,13 +79,6 @@ def _labels(cfg: DictConfig) -> tuple[LabelSet | None, Mapping[str, Any] | None]
         mapping = OmegaConf.to_container(cfg.labels, resolve=True)
         labels = LabelSet.from_mapping(mapping)  # type: ignore[arg-type]
     return labels, model
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return (
-        console if console.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
-    )
 
 
 def _steps(bar: Progress) -> tuple[Callable[[], None], Callable[[int], None]]:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from medseg.bundle import ModelBundle
-from medseg.cli.preparation import console, counting
+from medseg.cli.console import console, counting
 from medseg.config.build import accepts, build
 from medseg.core.errors import ConfigError, InputError
 from medseg.core.protocols import Writer
@@ -57,7 +57,9 @@ def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
 def build_writers(output: DictConfig, bundle: ModelBundle) -> list[Writer]:
     """One writer per chosen output; those that name the algorithm are told the bundle."""
     if not output:
-        raise ConfigError("output", "names no format", "set output=[nifti] or output=[nifti,dicom_seg]")
+        raise ConfigError(
+            "output", "names no format", "set output=[nifti] or output=[nifti,dicom_seg]"
+        )
     facts: dict[str, Any] = {
         "algorithm_name": bundle.name,
         "algorithm_version": str(bundle.card["software"]["medseg"]),

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, open_dict
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from medseg.cli.console import console, counting
 from medseg.config.build import build
 from medseg.core.atomic import write_text
 from medseg.core.identity import Case
@@ -24,8 +21,6 @@ from medseg.data.plan import Plan, make_plan
 from medseg.data.spec import DatasetSpec
 from medseg.data.split import Split, split_cases
 from medseg.training.fit import device_of
-
-console = Console(highlight=False)
 
 
 @dataclass(frozen=True)
@@ -98,15 +93,6 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     return Preparation(
         spec, labels, description.notice, by_key, split, fingerprint, plan, cache, device
     )
-
-
-@contextmanager
-def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar; yields a function that advances it by one."""
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
 
 
 def _plain(content: dict[str, Any]) -> dict[str, Any]:

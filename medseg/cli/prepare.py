@@ -5,7 +5,8 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from rich.table import Table
 
-from medseg.cli.preparation import console, prepare_data, run_folder
+from medseg.cli.console import console
+from medseg.cli.preparation import prepare_data, run_folder
 
 
 def run(cfg: DictConfig) -> int:

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from medseg.bundle import ModelBundle
-from medseg.cli.preparation import Preparation, console, counting, prepare_data, run_folder
+from medseg.cli.console import console, counting
+from medseg.cli.preparation import Preparation, prepare_data, run_folder
 from medseg.config.build import build, build_all
 from medseg.config.check import load_config
 from medseg.core.atomic import write_text
@@ -223,7 +224,9 @@ def _next_commands(cases: list[Case], bundle: ModelBundle, folder: Path) -> list
     """What to type next: the curves, and the same bundle on a folder of images."""
     series = next((case.series for case in cases if case.series is not None), None)
     files = next((case.paths for case in cases if case.paths), ())
-    images = series.paths[0].parent.parent if series else files[0].parent if files else Path("IMAGES")
+    images = (
+        series.paths[0].parent.parent if series else files[0].parent if files else Path("IMAGES")
+    )
     predict = [
         "python", "-m", "medseg", "predict", f"bundle={bundle.folder}", f"source.folder={images}",
         "paths.output=output", "output=[nifti,dicom_seg]" if series else "output=[nifti]",

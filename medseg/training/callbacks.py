@@ -149,16 +149,14 @@ class EpochCheckpoint(pl.Callback):
         self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._last = time.monotonic()
 
 
 class TimeLimit(pl.Callback):
     """Ends training once the module has trained for its `max_time_s`, interruptions not counted."""
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         if pl_module.max_time_s is not None:
             elapsed = pl_module.elapsed_s + time.monotonic() - pl_module._last_tick
             trainer.should_stop = trainer.strategy.reduce_boolean_decision(

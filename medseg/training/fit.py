@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ def fit(
     callbacks = [*callbacks, TimeLimit(), EpochCheckpoint(checkpoint)]
     if shows_progress:
         callbacks.append(ProgressLine())
+    for name in ("lightning.pytorch", "lightning.fabric"):  # banners and advertisements
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     pl.seed_everything(seed, workers=True, verbose=False)
     trainer = trainer_factory(
@@ -127,14 +130,16 @@ def seconds(max_time: str | Mapping[str, int] | None) -> float | None:
     parts = max_time.split(":")
     if len(parts) != 4 or not all(part.isdigit() for part in parts):
         raise ConfigError(
-            "trainer.max_time", f"is '{max_time}'", "write days:hours:minutes:seconds, as 00:00:10:00"
+            "trainer.max_time",
+            f"is '{max_time}'",
+            "write days:hours:minutes:seconds, as 00:00:10:00",
         )
     days, hours, minutes, secs = (int(part) for part in parts)
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=secs).total_seconds()
 
 
 def device_of(accelerator: str) -> str:
-    """"cuda" or "cpu" for a Lightning accelerator name."""
+    """ "cuda" or "cpu" for a Lightning accelerator name."""
     if accelerator in ("gpu", "cuda"):
         if not torch.cuda.is_available():
             raise ConfigError(

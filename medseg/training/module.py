@@ -101,7 +101,9 @@ class TrainingModule(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        last = self.progress >= 1 or self.trainer.current_epoch + 1 >= (self.trainer.max_epochs or 0)
+        last = self.progress >= 1 or self.trainer.current_epoch + 1 >= (
+            self.trainer.max_epochs or 0
+        )
         affordable = self.validation_s <= VALIDATION_SHARE * self.elapsed_s
         self._skips_validation = not (self.always_validate or last or affordable)
         self._counts = None
