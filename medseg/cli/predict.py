@@ -43,7 +43,9 @@ def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
     if not cases:
         raise InputError("source.folder", "holds no images", "set source.folder=<folder of images>")
     writers = build_writers(cfg.output, bundle)
-    predictor = NetworkPredictor(bundle, inference=build(cfg.inference))
+    predictor = NetworkPredictor(
+        bundle, inference=build(cfg.inference), postprocess=build(cfg.postprocess)
+    )
     with counting("predicting", len(cases)) as step:
         return predict_cases(
             predictor,

@@ -67,6 +67,12 @@ def prepare_data(cfg: DictConfig) -> Preparation:
         console.print(f"[bold yellow]{description.notice}[/]")
     labels = spec.label_set()
     cases = spec.labelled_cases()
+    without = [*description.orphan_labels, *description.absent_cases]
+    if without:
+        console.print(
+            f"[yellow]left out, as image or label is missing: {', '.join(without[:10])}"
+            f"{' ...' if len(without) > 10 else ''}[/]"
+        )
     split = split_cases(cases, fold=cfg.fold, num_folds=spec.num_folds, seed=spec.split_seed)
     by_key = {case.key: case for case in cases}
     console.print(

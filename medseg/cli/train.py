@@ -94,7 +94,9 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
         always_validate=early_stop or deterministic,
     )
     if logger is not None:
-        logger.log_hyperparams(_hyperparameters(cfg))
+        # Naming a metric makes TensorBoard list the run under "HPARAMS"; validation fills it in.
+        metrics = {"dice/mean": 0.0} if isinstance(logger, pl.loggers.TensorBoardLogger) else {}
+        logger.log_hyperparams(_hyperparameters(cfg), *([metrics] if metrics else []))
     batches = BatchDataset(
         [prepared.cases[key] for key in prepared.split.train],
         prepared.cache,
@@ -174,7 +176,12 @@ def _show(
     """Predicts and scores the held-out cases (validation cases if there are none) and prints what to do next."""
     kind = "test" if prepared.split.test else "validation"
     cases = [prepared.cases[key] for key in prepared.split.test or prepared.split.validation]
-    predictor = NetworkPredictor(bundle, inference=build(cfg.inference), device=prepared.device)
+    predictor = NetworkPredictor(
+        bundle,
+        inference=build(cfg.inference),
+        postprocess=build(cfg.postprocess),
+        device=prepared.device,
+    )
     output = folder / "predictions"
     writers: list[Any] = [NiftiWriter()]
     if any(case.series is not None for case in cases):

@@ -80,7 +80,11 @@ def predict_cases(
                 code="E_PREDICTION",
             )
         outcome = CaseOutcome(
-            case.key, tuple(paths), error, time.monotonic() - start, result if keeps_results else None
+            case.key,
+            tuple(paths),
+            error,
+            time.monotonic() - start,
+            result if keeps_results else None,
         )
         if error is None:
             logger.info("%s predicted in %.1f s", case.key, outcome.seconds)

@@ -11,14 +11,16 @@ Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 
 
 def best_device() -> str:
-    """"cuda" where there is a usable GPU, else "cpu"."""
+    """ "cuda" where there is a usable GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def best_precision(device: str) -> Precision:
     """bf16 where the device multiplies it natively, else fp16 on GPUs and fp32 on CPUs."""
     if device.startswith("cuda"):
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        return (
+            "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        )
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if native else "32-true"
 

@@ -13,6 +13,7 @@ from medseg.core.identity import Case
 from medseg.core.segmentation import LabelMap
 from medseg.core.volume import Volume
 from medseg.data.plan import Plan
+from medseg.inference.postprocess import Postprocess
 from medseg.inference.precision import autocast, best_device, best_precision
 from medseg.inference.sliding_window import SlidingWindow
 from medseg.inference.upsample import upsample_labels
@@ -26,6 +27,7 @@ class NetworkPredictor:
     Args:
         bundle: loaded bundle.
         inference: how images are covered with windows.
+        postprocess: what is removed from the label map; nothing by default.
         device: "cpu" or "cuda"; None takes a GPU where there is one.
         precision: "bf16-mixed", "16-mixed" or "32-true"; None takes the fastest native one.
     """
@@ -35,11 +37,13 @@ class NetworkPredictor:
         bundle: ModelBundle,
         *,
         inference: SlidingWindow | None = None,
+        postprocess: Postprocess | None = None,
         device: str | None = None,
         precision: str | None = None,
     ) -> None:
         self.bundle = bundle
         self.inference = inference or SlidingWindow()
+        self.postprocess = postprocess or Postprocess()
         self.device = device or best_device()
         self.precision = precision or best_precision(self.device)
         self.networks: Sequence[nn.Module] = [
@@ -59,7 +63,7 @@ class NetworkPredictor:
         shape = turned_shape(ready.source, plan.orientation)
         labels = upsample_labels(logits, shape)
         array = turn_back(labels, ready.source, orientation=plan.orientation)
-        return LabelMap(array, volume.geometry, self.bundle.labels)
+        return self.postprocess.apply(LabelMap(array, volume.geometry, self.bundle.labels))
 
     def logits(self, image: Tensor) -> Tensor:
         """Mean logits of all folds for a preprocessed image (C, I, J, K), shape (classes, I, J, K)."""

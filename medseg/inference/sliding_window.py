@@ -68,7 +68,9 @@ class SlidingWindow:
         weight = torch.zeros(padded.shape[1:], device=image.device)
         mirrors = mirror_combinations(mirror_axes if self.tta == "mirror" else ())
         # Small patches leave a device idle, large ones fill it by themselves.
-        batch = self.window_batch or max(1, min(32, 4 * 64**3 // int(np.prod(window)) // len(mirrors)))
+        batch = self.window_batch or max(
+            1, min(32, 4 * 64**3 // int(np.prod(window)) // len(mirrors))
+        )
         for corners in _batches(window_starts(padded.shape[1:], window, self.overlap), batch):
             boxes = [
                 tuple(slice(a, a + n) for a, n in zip(corner, window, strict=True))
@@ -143,8 +145,6 @@ def _pad(image: Tensor, window: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...
     return F.pad(image, sides), margin
 
 
-def _batches(
-    items: list[tuple[int, ...]], size: int
-) -> Iterator[list[tuple[int, ...]]]:
+def _batches(items: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
