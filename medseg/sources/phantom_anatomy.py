@@ -28,13 +28,13 @@ PHASES = ("native", "arterial", "portal_venous")
 # Mean HU of a tissue in each phase, and how much it differs between people (standard deviation).
 _HU: dict[str, tuple[tuple[float, float, float], float]] = {
     "liver": ((54.0, 74.0, 102.0), 10.0),
-    "spleen": ((48.0, 118.0, 114.0), 9.0),
+    "spleen": ((49.0, 112.0, 110.0), 9.0),
     "cortex": ((34.0, 180.0, 168.0), 14.0),
     "medulla": ((32.0, 72.0, 150.0), 10.0),
     "aorta": ((40.0, 285.0, 150.0), 18.0),
     "portal": ((40.0, 98.0, 160.0), 12.0),
     "cava": ((39.0, 70.0, 142.0), 10.0),
-    "muscle": ((54.0, 60.0, 68.0), 6.0),
+    "muscle": ((54.0, 62.0, 72.0), 6.0),
     "pancreas": ((38.0, 98.0, 88.0), 8.0),
     "bowel_wall": ((40.0, 66.0, 84.0), 7.0),
     "blood": ((41.0, 210.0, 145.0), 14.0),
@@ -86,14 +86,14 @@ class Trunk:
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """A random adult in a random contrast phase: 20 % native, 25 % arterial, 55 % portal venous."""
-    phase = str(rng.choice(PHASES, p=(0.20, 0.25, 0.55)))
+    """A random adult: a quarter native, a quarter arterial, half portal venous."""
+    phase = str(rng.choice(PHASES, p=(0.25, 0.25, 0.50)))
     column = PHASES.index(phase)
     hu = {
         name: means[column] + spread * float(np.clip(rng.standard_normal(), -2, 2))
         for name, (means, spread) in _HU.items()
     }
-    if rng.random() < 0.3:  # fatty liver
+    if rng.random() < 0.35:  # fatty liver
         hu["liver"] -= rng.uniform(10.0, 18.0 if phase == "native" else 34.0)
     width = rng.uniform(0.92, 1.1)
     return Patient(
@@ -203,9 +203,10 @@ def _draw_chest(
     inside = overlap(trunk.cavity, -trunk.diaphragm, blend_mm=3.0)
     canvas.paint(inside, hu["muscle"], at=at)
     lung = overlap(trunk.cavity + 1.0, 2.8 - trunk.diaphragm, blend_mm=3.0)
-    fine = smooth_field(rng, at.x.shape, knots=(44, 38, 18))
+    i, j, k = at.x.shape
+    fine = smooth_field(rng, at.x.shape, knots=(i // 2, j // 2, k // 2))
     # Blood gathers at the back of the lung of a patient lying on it.
-    air = -845.0 + 30.0 * np.tanh(-at.y / 60.0) + 240.0 * np.square(np.clip(fine - 1.0, 0.0, 1.6))
+    air = -845.0 + 30.0 * np.tanh(-at.y / 60.0) + 300.0 * np.square(np.clip(fine - 0.9, 0.0, 1.4))
     canvas.paint(lung, _f32(air), at=at)
 
     heart: Point = jitter(rng, [(-24.0, 34.0, 109.0)], spread_mm=6.0)[0]
@@ -228,13 +229,13 @@ def _draw_ribs(canvas: Canvas, trunk: Trunk, angle: Array, *, rng: np.random.Gen
     """The lower ribs, running downwards from the spine round to the costal arch."""
     at = canvas.everywhere
     middle = trunk.cavity - 0.5 * _WALL_MM
-    fall = 92.0 * np.clip((angle - 0.25) / 1.9, 0.0, 1.0) - 40.0 * _step((angle - 2.35) / 0.25)
+    fall = 116.0 * np.clip((angle - 0.25) / 1.9, 0.0, 1.0) - 40.0 * _step((angle - 2.35) / 0.25)
     level = (at.z + fall - rng.uniform(-4.0, 12.0)) / _RIB_STEP_MM
     index = np.clip(np.round(level), 0, None)
     along_z = (level - index) * np.float32(_RIB_STEP_MM) * 0.8
     # The two lowest ribs end free in the flank.
     reach = np.array([0.95, 1.5, 2.2, 2.2, 2.2, 2.75], np.float32)[np.clip(index, 0, 5).astype(int)]
-    distance = np.sqrt(np.square(middle / 4.3) + np.square(along_z / 6.3)) - 1.0
+    distance = np.sqrt(np.square(middle / 4.3) + np.square(along_z / 5.6)) - 1.0
     distance = distance * 4.8 + 60.0 * np.clip(angle - reach, 0.0, 1.0)
     distance = _f32(distance + 60.0 * np.clip(0.28 - angle, 0.0, 1.0))
     is_bone = _step((2.15 - angle) / 0.08)

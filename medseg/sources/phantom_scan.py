@@ -16,7 +16,7 @@ from medseg.sources.phantom_liver import draw_liver
 from medseg.sources.phantom_organs import draw_organs
 
 # Raise it when a change makes any phantom differ; written studies are kept apart by it.
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 
 PHANTOM_LABELS = LabelSet(
     (
@@ -168,7 +168,10 @@ def _scanned(hu: Array, skin: Array, *, rng: np.random.Generator) -> NDArray[np.
     bend = smooth_field(rng, shape, knots=(6, shape[1] // 2, max(4, shape[2] // 2)))
     streaks = lines / np.float32(lines.std()) * (0.7 + 0.3 * bend)
     streaks *= np.float32(rng.uniform(0.1, 0.35)) * dose_noise_hu * depth
-    return np.clip(np.round(blurred + fine + streaks), *_HU_RANGE).astype(np.int16)
+    # Scatter and hardened beams shade the body unevenly.
+    shade = smooth_field(rng, shape, knots=(6, 6, 4)) * np.float32(rng.uniform(2.0, 9.0))
+    shade *= np.minimum(depth, 1.0)
+    return np.clip(np.round(blurred + fine + streaks + shade), *_HU_RANGE).astype(np.int16)
 
 
 def _draw_couch(hu: Array, skin: Array, *, rng: np.random.Generator) -> None:
