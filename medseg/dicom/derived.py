@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 
+from medseg import __version__
 from medseg.core.labels import CodedConcept
 from medseg.dicom.frames import Frame
 from medseg.dicom.source_series import SourceSeries
@@ -68,15 +68,7 @@ class Algorithm:
     @property
     def version_or_hash(self) -> str:
         """The version, else the hash, else medseg's version: type 1 elements may not be empty."""
-        return self.version or self.bundle_sha256[:16] or medseg_version()
-
-
-def medseg_version() -> str:
-    """The installed version; "0" when run from a checkout that was never installed."""
-    try:
-        return version("medseg")
-    except PackageNotFoundError:
-        return "0"
+        return self.version or self.bundle_sha256[:16] or __version__
 
 
 def derived_header(
@@ -129,9 +121,9 @@ def derived_header(
     header.SeriesDate, header.SeriesTime = _content_date_and_time(source.header)
     header.Manufacturer = MANUFACTURER
     header.ManufacturerModelName = plain_text(algorithm.name, 64)
-    header.DeviceSerialNumber = plain_text(algorithm.bundle_sha256[:16] or medseg_version(), 64)
+    header.DeviceSerialNumber = plain_text(algorithm.bundle_sha256[:16] or __version__, 64)
     header.SoftwareVersions = [
-        plain_text(f"medseg {medseg_version()}", 64),
+        plain_text(f"medseg {__version__}", 64),
         plain_text(f"{algorithm.name} {algorithm.version_or_hash}", 64),
     ]
     equipment = Dataset()

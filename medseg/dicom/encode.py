@@ -20,8 +20,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import UID
 
+from medseg import __version__
 from medseg.core.atomic import atomic_path
-from medseg.dicom.derived import medseg_version
 from medseg.dicom.uids import derive_uid
 
 EXPLICIT_LITTLE = UID("1.2.840.10008.1.2.1")
@@ -132,7 +132,7 @@ def _opened(header: Dataset, path: str | Path, syntax: UID) -> Iterator[_Sink]:
     meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
     meta.TransferSyntaxUID = syntax
     meta.ImplementationClassUID = derive_uid("medseg implementation")
-    meta.ImplementationVersionName = f"MEDSEG_{medseg_version()}"[:16]
+    meta.ImplementationVersionName = f"MEDSEG_{__version__}"[:16]
     head = io.BytesIO()
     write_file_meta_info(head, meta)
     with atomic_path(path) as unfinished, unfinished.open("wb") as file:
