@@ -5,7 +5,9 @@ Both directions are computed once and serve all three numbers. Overlap and volum
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +21,12 @@ Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 SurfaceKind = Literal["elements", "border_voxels"]
 
-# Neighbours looked at before the k-d tree takes over. Measured on blobs of 40 to 220 voxels a side
-# (benchmarks/metrics.py): 60 to 250 take the same time within a fifth.
-_NUM_PROBES = 120
+# Neighbours looked at before the k-d tree takes over: all of them if few elements are still open,
+# so that no tree is built for the sake of these; else the first ones. On blobs of 40 to 220 voxels
+# a side (benchmarks/metrics.py) any numbers from 60 to 500 took the same time within a third.
+_NUM_PROBES = 300
+_NUM_FIRST_PROBES = 80
+_FEW = 0.05
 
 # Spacing from a float32 header is off by up to 1e-7; an element at the tolerance must still count.
 _TOLERANCE_SLACK = 1e-6
@@ -152,11 +157,11 @@ def surface_distances(
         reference, prediction = reference & ~ignored, prediction & ~ignored
     else:
         ignored = None
-    offsets, offsets_mm = _nearest_offsets(steps_mm)
+    shells = _nearest_shells(_hashable(steps_mm))
     box = bounding_box(reference | prediction)
     if ignored is not None:
         box = grown_box(box, reference.shape)
-    margin = np.abs(offsets).max(axis=0) + 1
+    margin = np.max([np.abs(shell.offsets).max(axis=0) for shell in shells], axis=0) + 1
     surfaces = [
         _surface(
             _padded(mask[box], margin),
@@ -166,10 +171,9 @@ def surface_distances(
         )
         for mask in (reference, prediction)
     ]
-    probes = (offsets, offsets_mm)
     return SurfaceDistances(
-        reference_mm=_distances(surfaces[0], surfaces[1], probes, steps_mm=steps_mm),
-        prediction_mm=_distances(surfaces[1], surfaces[0], probes, steps_mm=steps_mm),
+        reference_mm=_distances(surfaces[0], surfaces[1], shells, steps_mm=steps_mm),
+        prediction_mm=_distances(surfaces[1], surfaces[0], shells, steps_mm=steps_mm),
         reference_sizes=surfaces[0].sizes,
         prediction_sizes=surfaces[1].sizes,
         kind=kind,
@@ -192,6 +196,14 @@ def grown_box(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ..
         slice(max(part.start - 1, 0), min(part.stop + 1, extent))
         for part, extent in zip(box, shape, strict=True)
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Shell:
+    """Lattice offsets of one length, shape (n, axes)."""
+
+    offsets: NDArray[np.intp]
+    length_mm: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +232,7 @@ def _surface(mask: Mask, steps_mm: Floats, *, kind: SurfaceKind, ignored: Mask |
     if codes is None:
         sizes = np.ones(len(positions))
     else:
-        sizes = element_sizes(steps_mm)[codes.ravel()[positions]]
+        sizes = element_sizes(_hashable(steps_mm))[codes.ravel()[positions]]
     return _Surface(is_element, positions, sizes)
 
 
@@ -239,7 +251,7 @@ def _all_face_neighbours(mask: Mask) -> Mask:
 def _distances(
     start: _Surface,
     goal: _Surface,
-    probes: tuple[NDArray[np.intp], Floats],
+    shells: Sequence[_Shell],
     *,
     steps_mm: Floats,
 ) -> Floats:
@@ -251,14 +263,20 @@ def _distances(
     distances = np.full(len(start.positions), np.inf)
     if not goal.is_element.any():
         return distances
-    offsets, offsets_mm = probes
     shape = goal.is_element.shape
     strides = np.array(goal.is_element.strides) // goal.is_element.itemsize
     is_goal = goal.is_element.ravel()
     positions, open_elements = start.positions, np.arange(len(start.positions))
-    for jump, distance_mm in zip((offsets @ strides).tolist(), offsets_mm.tolist(), strict=True):
-        hit = is_goal[positions + jump]
-        distances[open_elements[hit]] = distance_mm
+    num_looked = 0
+    most_open = _FEW * np.count_nonzero(is_goal)
+    for shell in shells:
+        if num_looked > _NUM_FIRST_PROBES and len(positions) > most_open:
+            break
+        num_looked += len(shell.offsets)
+        hit = np.zeros(len(positions), dtype=bool)
+        for jump in (shell.offsets @ strides).tolist():
+            hit |= is_goal[positions + jump]
+        distances[open_elements[hit]] = shell.length_mm
         missed = ~hit
         open_elements, positions = open_elements[missed], positions[missed]
         if not len(positions):
@@ -278,8 +296,10 @@ def _points_mm(positions: NDArray[np.intp], shape: tuple[int, ...], steps_mm: Fl
     return indices @ steps_mm.T
 
 
-def _nearest_offsets(steps_mm: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """About `_NUM_PROBES` lattice offsets, nearest first, with lengths; none nearer is left out."""
+@lru_cache(maxsize=32)
+def _nearest_shells(steps: tuple[tuple[float, ...], ...]) -> tuple[_Shell, ...]:
+    """About `_NUM_PROBES` lattice offsets by length, shortest first; none shorter is left out."""
+    steps_mm = np.array(steps)
     num_axes = steps_mm.shape[1]
     cell = float(np.sqrt(np.linalg.det(steps_mm.T @ steps_mm)))
     ball = 4 / 3 * np.pi if num_axes == 3 else np.pi
@@ -292,7 +312,17 @@ def _nearest_offsets(steps_mm: Floats) -> tuple[NDArray[np.intp], Floats]:
     lengths_mm = np.linalg.norm(offsets @ steps_mm.T, axis=1)
     order = np.argsort(lengths_mm, kind="stable")
     order = order[lengths_mm[order] <= radius_mm]
-    return offsets[order].astype(np.intp), lengths_mm[order]
+    # Lengths that differ by rounding alone are one.
+    starts = np.flatnonzero(np.diff(lengths_mm[order]) > 1e-9 * radius_mm) + 1
+    return tuple(
+        _Shell(offsets[members].astype(np.intp), float(lengths_mm[members[0]]))
+        for members in np.split(order, starts)
+    )
+
+
+def _hashable(steps_mm: Floats) -> tuple[tuple[float, ...], ...]:
+    """The matrix as a key for tables that are kept."""
+    return tuple(map(tuple, steps_mm.tolist()))
 
 
 def _percentile(

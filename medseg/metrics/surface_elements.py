@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,15 +36,18 @@ def is_on_surface(codes: NDArray[np.uint8], *, num_axes: int) -> Mask:
     return np.asarray((codes != 0) & (codes != all_inside))
 
 
-def element_sizes(steps_mm: Floats) -> Floats:
+@lru_cache(maxsize=32)
+def element_sizes(steps: tuple[tuple[float, ...], ...]) -> Floats:
     """Area in mm2 (3D) or length in mm (2D) of the surface element of each corner code.
 
     Args:
-        steps_mm: columns are the steps from voxel to voxel along each axis.
+        steps: rows of the matrix whose columns are the steps in mm from voxel to voxel along each
+            axis.
 
     Returns:
-        Shape (256,) in 3D, (16,) in 2D.
+        Shape (256,) in 3D, (16,) in 2D; kept for the next call, so not to be changed.
     """
+    steps_mm = np.array(steps)
     if steps_mm.shape[1] == 2:
         return _segment_lengths(steps_mm)
     triangles, codes = _element_triangles()
