@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from medseg.core.errors import InputError
 
@@ -38,6 +39,10 @@ class Files:
     names: dict[Path, str] = field(default_factory=dict)
     skipped: tuple[tuple[Path, str], ...] = ()
     unpacked: tempfile.TemporaryDirectory[str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process reads the unpacked files but does not own them.
+        return {**self.__dict__, "unpacked": None}
 
 
 def find_files(path: Path) -> Files:

@@ -44,29 +44,42 @@ def straighten(
         upright: from `upright_geometry`.
         outside: value where no slice reaches.
     """
-    from scipy.ndimage import shift as shift_image
-
     channels = array.shape[0]
-    layers = np.full(
-        (channels, upright.shape[2], upright.shape[1], upright.shape[0]), outside, array.dtype
-    )
-    result = layers.transpose(0, 3, 2, 1)
-    extent = (upright.shape[0], upright.shape[1])
-    for k in range(native.shape[2]):
+    columns, rows, num_slices = upright.shape
+    # Stored as slices, like every array that comes from DICOM.
+    result = np.full((channels, num_slices, rows, columns), outside, array.dtype)
+    result = result.transpose(0, 3, 2, 1)
+    for k in range(num_slices):
         offset = upright.to_index(native.to_world_mm((0, 0, k)))[:2]
-        whole = np.floor(offset + 1e-6).astype(int)
-        fraction = np.clip(offset - whole, 0.0, 1.0)
+        first_i, low_i, part_i = _neighbours(columns, offset[0], native.shape[0])
+        first_j, low_j, part_j = _neighbours(rows, offset[1], native.shape[1])
         for channel in range(channels):
-            plane = np.full(extent, outside, np.float32)
-            plane[whole[0] : whole[0] + native.shape[0], whole[1] : whole[1] + native.shape[1]] = (
-                array[channel, :, :, k]
-            )
-            if fraction.max() > 1e-6:
-                plane = shift_image(plane, fraction, order=1, mode="constant", cval=outside)
+            plane = array[channel, :, :, k].astype(np.float32)
+            for axis, low, part in ((0, low_i, part_i), (1, low_j, part_j)):
+                high = np.minimum(low + 1, plane.shape[axis] - 1)
+                weight = part[:, None] if axis == 0 else part[None, :]
+                plane = plane.take(low, axis) * (1 - weight) + plane.take(high, axis) * weight
             if array.dtype.kind in "iu":
                 plane = np.rint(plane)
-            result[channel, :, :, k] = plane
+            result[channel, first_i : first_i + low_i.size, first_j : first_j + low_j.size, k] = (
+                plane
+            )
     return result
+
+
+def _neighbours(
+    extent: int, offset: float, size: int
+) -> tuple[int, NDArray[np.intp], NDArray[np.float32]]:
+    """For the outputs that lie on a slice's pixels: the first, their lower neighbours, and their weights.
+
+    An output belongs to the slice if its centre lies within a pixel; half a pixel beyond the outermost centres takes
+    the outermost value.
+    """
+    positions = np.arange(extent) - offset
+    inside = np.flatnonzero((positions >= -0.5) & (positions <= size - 0.5))
+    clamped = positions[inside].clip(0, size - 1)
+    low = np.minimum(np.floor(clamped + 1e-6), size - 1).astype(np.intp)
+    return int(inside[0]), low, (clamped - low).clip(0, 1).astype(np.float32)
 
 
 def restore_labels(label_map: LabelMap, native: Geometry) -> LabelMap:

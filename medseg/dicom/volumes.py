@@ -109,13 +109,12 @@ def read_series(
 def restore_to_slices(label_map: LabelMap, series: SeriesRef) -> LabelMap:
     """A result put back onto the slices as acquired, where reading has straightened a gantry tilt.
 
-    The result's grid has one slice per file, in the order of `series.paths`, and leans like the gantry. A label map
-    that lies on the acquired grid already comes back unchanged. Nearest neighbour; slices that were missing when
-    read with on_gap="resample" are dropped.
+    The result's grid has one slice per file, in the order of `series.paths`, and leans like the gantry. Nearest
+    neighbour. A label map that lies on the acquired grid already comes back unchanged; so do the slices that
+    on_gap="resample" has filled in, which belong to no file.
     """
-    lattice = found_volume(series, on_gap="resample", trust_positions=True).lattice
-    restored = restore_labels(label_map, lattice.geometry)
-    return restored
+    found = found_volume(series, on_gap="resample", trust_positions=True)
+    return restore_labels(label_map, found.geometry)
 
 
 def native_geometry(series: SeriesRef) -> Geometry:
