@@ -249,7 +249,7 @@ def _hyperparameters(cfg: DictConfig) -> dict[str, Any]:
         assert isinstance(values, dict)
         for key, value in values.items():
             if key not in ("reasons", "normalisation", "_partial_"):
-                chosen[f"{group}/{key.strip('_')}"] = (
+                chosen[f"{group}/{str(key).strip('_')}"] = (
                     value if isinstance(value, int | float | str | bool) else str(value)
                 )
     chosen["seed"], chosen["fold"] = int(cfg.seed), str(cfg.fold)
