@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
@@ -19,11 +20,11 @@ class Postprocess:
     Components are connected through faces, edges and corners.
 
     Args:
-        largest_component: labels of which only the largest component is kept.
+        largest_component: labels of which only the largest component is kept, or "all".
         minimum_volume_mm3: per label, the volume below which a component is removed.
     """
 
-    largest_component: Sequence[str] = ()
+    largest_component: Sequence[str] | Literal["all"] = ()
     minimum_volume_mm3: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -40,7 +41,10 @@ class Postprocess:
             return result
         array = result.array.copy()
         voxel_mm3 = result.geometry.voxel_volume_mm3
-        for name in {*self.largest_component, *self.minimum_volume_mm3}:
+        single = self.largest_component
+        if single == "all":
+            single = [label.name for label in result.labels.foreground]
+        for name in sorted({*single, *self.minimum_volume_mm3}):
             mask = array == result.labels[name].class_id
             components, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
             if not count:
@@ -48,7 +52,7 @@ class Postprocess:
             voxels = np.bincount(components.ravel())
             voxels[0] = 0
             keeps = voxels * voxel_mm3 >= self.minimum_volume_mm3.get(name, 0.0)
-            if name in self.largest_component:
+            if name in single:
                 keeps &= np.arange(count + 1) == voxels.argmax()
             array[mask & ~keeps[components]] = 0
         return replace(result, array=array)
