@@ -289,3 +289,17 @@ def test_scores_of_20_real_cases_equal_independent_computations(tmp_path, real_d
         assert score.hd95_mm == pytest.approx(
             max(np.percentile(d, 95) for d in distances), abs=1e-9
         )
+
+
+def test_2d_label_pictures_are_scored(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name, width in (("p", 6), ("r", 8)):
+        picture = np.zeros((20, 30), np.uint8)
+        picture[4:10, 5 : 5 + width] = 1
+        (tmp_path / name).mkdir()
+        image.fromarray(picture).save(tmp_path / name / "cell.png")
+
+    (score,) = evaluate_folders(tmp_path / "p", tmp_path / "r").scores
+
+    assert score.dice == pytest.approx(2 * 36 / (36 + 48))
+    assert score.hd95_mm == pytest.approx(2.0)  # pixels of unknown size count as 1 mm
