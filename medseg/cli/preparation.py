@@ -70,8 +70,10 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     without = [*description.orphan_labels, *description.absent_cases]
     if without:
         console.print(
-            f"[yellow]left out, as image or label is missing: {', '.join(without[:10])}"
-            f"{' ...' if len(without) > 10 else ''}[/]"
+            f"labels without an image, or listed without a file: {', '.join(without[:10])}"
+            f"{' ...' if len(without) > 10 else ''}",
+            style="yellow",
+            markup=False,
         )
     split = split_cases(cases, fold=cfg.fold, num_folds=spec.num_folds, seed=spec.split_seed)
     by_key = {case.key: case for case in cases}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,9 @@ from medseg.core.errors import ConfigError, InputError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import Source
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,18 @@ class DatasetSpec:
         Raises:
             InputError: there are fewer than two that may be trained on.
         """
-        cases = [case for case in self.source.cases() if case.read_reference is not None]
+        found = self.source.cases()
+        cases = [case for case in found if case.read_reference is not None]
+        without = [
+            case.key for case in found if case.read_reference is None and not case.is_held_out
+        ]
+        if without:
+            _log.warning(
+                "%d images have no label and are left out: %s%s",
+                len(without),
+                ", ".join(without[:10]),
+                " ..." if len(without) > 10 else "",
+            )
         if sum(not case.is_held_out for case in cases) < 2:
             raise InputError(
                 "data.source",
