@@ -92,40 +92,37 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Composition:
     Raises:
         ConfigError: the configuration files themselves do not compose.
     """
+    remaining = list(overrides)
+    refused: list[tuple[str, HydraException]] = []
     with _hydra():
-        remaining = list(overrides)
-        refused: list[tuple[str, HydraException]] = []
-        while True:
-            failure = _failure(command, remaining)
-            if failure is None:
-                break
-            found = culprit(failure, remaining, lambda options: _failure(command, options))
+        composed = _compose(command, remaining)
+        while isinstance(composed, HydraException):
+            found = culprit(composed, remaining, lambda options: _failure(command, options))
             if found is None:
-                raise explain(failure)
+                raise explain(composed)
             remaining.remove(found)
-            refused.append((found, failure))
-        config = hydra_compose(command, remaining, return_hydra_config=True)
-        hydra_part = config.hydra
-        with open_dict(config):
-            del config["hydra"]
-        groups = _groups()
+            refused.append((found, composed))
+            composed = _compose(command, remaining)
+        options = groups()
         problems = [
-            explain(failure, override=override, config=config, groups=groups)
+            explain(failure, override=override, config=composed, groups=options)
             for override, failure in refused
         ]
-    return Composition(config, hydra_part, tuple(groups), tuple(problems))
+    hydra_part = composed.hydra
+    with open_dict(composed):
+        del composed["hydra"]
+    return Composition(composed, hydra_part, tuple(options), tuple(problems))
 
 
-def group_options(group: str) -> list[str]:
-    """Names of the options of a group, medseg's and the project's."""
-    with _hydra():
-        return _options(group)
-
-
-def groups() -> list[str]:
-    """Names of all option groups, Hydra's own left out."""
-    with _hydra():
-        return list(_groups())
+def groups() -> dict[str, list[str]]:
+    """Options by group, medseg's and the project's, both in alphabetical order."""
+    found: dict[str, set[str]] = {}
+    for folder in (conf_dir(), project_conf_dir()):
+        for path in folder.rglob("*.yaml") if folder is not None else ():
+            group = path.parent.relative_to(folder).as_posix() if folder is not None else "."
+            if group != "." and group.split("/")[0] != "hydra":
+                found.setdefault(group, set()).add(path.stem)
+    return {group: sorted(found[group]) for group in sorted(found)}
 
 
 def first_of_sweep(overrides: Sequence[str]) -> list[str]:
@@ -157,23 +154,13 @@ def _hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
-def _failure(command: str, overrides: Sequence[str]) -> HydraException | None:
+def _compose(command: str, overrides: Sequence[str]) -> DictConfig | HydraException:
     try:
-        hydra_compose(command, list(overrides), return_hydra_config=True)
+        return hydra_compose(command, list(overrides), return_hydra_config=True)
     except HydraException as error:
         return error
-    return None
 
 
-def _groups() -> dict[str, list[str]]:
-    """Options by group, Hydra's own groups left out."""
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
-    names = (name for name in hydra.list_all_config_groups() if name.split("/")[0] != "hydra")
-    return {name: _options(name) for name in names}
-
-
-def _options(group: str) -> list[str]:
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
-    return sorted(hydra.config_loader.get_group_options(group))
+def _failure(command: str, overrides: Sequence[str]) -> HydraException | None:
+    composed = _compose(command, overrides)
+    return composed if isinstance(composed, HydraException) else None
