@@ -60,12 +60,18 @@ def nifti_affine(
         affine = _sform(fields, path, shape=shape, num_axes=num_axes, notes=notes)
         if codes["qform"]:
             _compare_with_qform(fields, path, affine, shape=shape, spacing=spacing, notes=notes)
-        elif np.abs(np.linalg.norm(affine[:3, :3], axis=0) / np.abs(spacing) - 1).max() > 1e-2:
+        elif _differs(affine, spacing, num_axes=min(num_axes, 3)):
             notes.append("the voxel size follows the sform, which differs from pixdim")
     else:
         affine = _qform(fields, path, spacing=spacing)
     affine[:3] *= unit_mm
     return placed(shape, affine, path).affine
+
+
+def _differs(affine: _Affine, spacing: NDArray[np.float64], *, num_axes: int) -> bool:
+    """True if the voxel sizes of an affine are a hundredth or more away from `spacing`."""
+    ratio = np.linalg.norm(affine[:3, :num_axes], axis=0) / spacing[:num_axes]
+    return bool(np.abs(ratio - 1).max() > 1e-2)
 
 
 def _spacing(

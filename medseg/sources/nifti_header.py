@@ -21,20 +21,35 @@ from medseg.sources.read_rules import ReadRules
 HEADER_BYTES = 348
 HEADER_2_BYTES = 540
 
-_NIFTI_1 = {
-    "sizeof_hdr": ("i4", 0), "dim": ("(8,)i2", 40), "datatype": ("i2", 70), "bitpix": ("i2", 72),
-    "pixdim": ("(8,)f4", 76), "vox_offset": ("f4", 108), "scl_slope": ("f4", 112),
-    "scl_inter": ("f4", 116), "xyzt_units": ("u1", 123), "qform_code": ("i2", 252),
-    "sform_code": ("i2", 254), "quatern": ("(3,)f4", 256), "qoffset": ("(3,)f4", 268),
-    "srow": ("(3,4)f4", 280),
-}  # fmt: skip
-_NIFTI_2 = {
-    "sizeof_hdr": ("i4", 0), "datatype": ("i2", 12), "bitpix": ("i2", 14), "dim": ("(8,)i8", 16),
-    "pixdim": ("(8,)f8", 104), "vox_offset": ("i8", 168), "scl_slope": ("f8", 176),
-    "scl_inter": ("f8", 184), "qform_code": ("i4", 344), "sform_code": ("i4", 348),
-    "quatern": ("(3,)f8", 352), "qoffset": ("(3,)f8", 376), "srow": ("(3,4)f8", 400),
-    "xyzt_units": ("i4", 500),
-}  # fmt: skip
+
+def _layout(size: int, **fields: tuple[str, int]) -> dict[str, np.dtype[Any]]:
+    """Header fields (type and position) as a structured type, for both byte orders."""
+    names, places = list(fields), list(fields.values())
+    dtype = np.dtype(
+        {
+            "names": names,
+            "formats": [kind for kind, _ in places],
+            "offsets": [offset for _, offset in places],
+            "itemsize": size,
+        }
+    )
+    return {"<": dtype.newbyteorder("<"), ">": dtype.newbyteorder(">")}
+
+
+_NIFTI_1 = _layout(
+    348,
+    sizeof_hdr=("i4", 0), dim=("(8,)i2", 40), datatype=("i2", 70), bitpix=("i2", 72),
+    pixdim=("(8,)f4", 76), vox_offset=("f4", 108), scl_slope=("f4", 112), scl_inter=("f4", 116),
+    xyzt_units=("u1", 123), qform_code=("i2", 252), sform_code=("i2", 254),
+    quatern=("(3,)f4", 256), qoffset=("(3,)f4", 268), srow=("(3,4)f4", 280),
+)  # fmt: skip
+_NIFTI_2 = _layout(
+    540,
+    sizeof_hdr=("i4", 0), datatype=("i2", 12), bitpix=("i2", 14), dim=("(8,)i8", 16),
+    pixdim=("(8,)f8", 104), vox_offset=("i8", 168), scl_slope=("f8", 176), scl_inter=("f8", 184),
+    qform_code=("i4", 344), sform_code=("i4", 348), quatern=("(3,)f8", 352),
+    qoffset=("(3,)f8", 376), srow=("(3,4)f8", 400), xyzt_units=("i4", 500),
+)  # fmt: skip
 
 _DTYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8",
@@ -109,15 +124,17 @@ def parse_nifti_header(block: bytes, path: Path, *, rules: ReadRules) -> NiftiHe
         notes.append(
             f"positions given in {'metres' if unit == 1 else 'micrometres'} were turned into mm"
         )
-    affine = nifti_affine(
-        fields,
-        path,
-        shape=shape,
-        num_axes=num_axes,
-        unit_mm=_UNITS_MM[unit],
-        rules=rules,
-        notes=notes,
-    )
+    # A NaN that signals warns when it is widened, an overflow when it is squared; both are refused.
+    with np.errstate(invalid="ignore", over="ignore"):
+        affine = nifti_affine(
+            fields,
+            path,
+            shape=shape,
+            num_axes=num_axes,
+            unit_mm=_UNITS_MM[unit],
+            rules=rules,
+            notes=notes,
+        )
     order = fields.dtype["dim"].base.byteorder
     bitpix = int(fields["bitpix"])
     return NiftiHeader(
@@ -170,15 +187,7 @@ def _fields(block: bytes, path: Path) -> tuple[np.void, bool]:
         wanted = b"\0" if version == 1 else b"\0\r\n\x1a\n"
         if (version == 2 and magic[:3] not in (b"n+2", b"ni2")) or magic[3:] != wanted:
             raise _bad_header(path, f"the header's signature is {magic!r}")
-        dtype = np.dtype(
-            {
-                "names": list(layout),
-                "formats": [kind for kind, _ in layout.values()],
-                "offsets": [offset for _, offset in layout.values()],
-                "itemsize": size,
-            }
-        ).newbyteorder(order)  # type: ignore[arg-type]
-        return np.frombuffer(block[:size], dtype)[0], magic[1:2] == b"i"
+        return np.frombuffer(block[:size], layout[order])[0], magic[1:2] == b"i"
     raise _bad_header(path, "the header's length field is neither 348 nor 540")
 
 
