@@ -215,7 +215,9 @@ def _draw_chest(
     size = rng.uniform(0.9, 1.08)
     shape = ellipsoid(region, heart, (62.0 * size, 48.0 * size, 44.0 * size))
     canvas.paint(overlap(shape - 7.0, above, blend_mm=2.0), hu["fat"] + 8.0, at=region)
-    canvas.paint(overlap(shape, above + 3.0, blend_mm=2.0), hu["muscle"] + 35.0, at=region)
+    # Heart muscle takes up about half as much contrast agent as the blood in it.
+    muscle = hu["muscle"] + 0.45 * (hu["blood"] - 40.0)
+    canvas.paint(overlap(shape, above + 3.0, blend_mm=2.0), muscle, at=region)
     chamber = ellipsoid(region, (heart[0] - 14.0, heart[1] + 4.0, heart[2]), (34.0, 27.0, 34.0))
     canvas.paint(overlap(chamber, shape + 9.0, blend_mm=3.0), hu["blood"], at=region)
     gullet = jitter(
