@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +16,14 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from medseg.core.atomic import write_bytes
+from medseg.core.atomic import atomic_path
 from medseg.core.errors import TrainingError
+from medseg.data.loader import StepSampler
 from medseg.training.overlays import contour_overview
+
+logger = logging.getLogger(__name__)
 
 DIGEST_BYTES = 32
 
@@ -91,19 +96,22 @@ class MovingAverage(pl.Callback):
 class CheckedCheckpoints(CheckpointIO):
     """Writes a checkpoint in one step with its sha256 behind it, and keeps the one before.
 
-    A kill while writing leaves the old file; a file damaged on disk is noticed, and the one before is used.
+    A kill while writing leaves the old file; a file damaged on disk is noticed, and the one before
+    is used.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
+        path = Path(path)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        content = buffer.getvalue()
-        path = Path(path)
-        if path.exists():
-            write_bytes(previous_path(path), path.read_bytes())
-        write_bytes(path, content + hashlib.sha256(content).digest())
+        with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.write(hashlib.sha256(buffer.getbuffer()).digest())
+            if path.exists():
+                # Killed between here and the end, a training goes on from the one before.
+                path.replace(previous_path(path))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -113,6 +121,10 @@ class CheckedCheckpoints(CheckpointIO):
             content = candidate.read_bytes() if candidate.exists() else b""
             body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
             if content and hashlib.sha256(body).digest() == digest:
+                if candidate != path:
+                    logger.warning("%s is damaged or gone; going on from %s", path, candidate.name)
+                    # Otherwise the next save would keep it in place of the sound one.
+                    path.unlink(missing_ok=True)
                 loaded: dict[str, Any] = torch.load(
                     io.BytesIO(body), map_location=map_location or "cpu", weights_only=True
                 )
@@ -120,7 +132,7 @@ class CheckedCheckpoints(CheckpointIO):
         raise TrainingError(
             path,
             "is damaged (its sha256 does not fit), and so is the one before it",
-            "train anew with resume=false and another paths.runs or name",
+            "train anew with another name=<name> or paths.runs=<folder>",
             code="E_CHECKPOINT_DAMAGED",
         )
 
@@ -133,24 +145,56 @@ def previous_path(path: Path) -> Path:
     return path.with_name(path.stem + ".previous" + path.suffix)
 
 
-class EpochCheckpoint(pl.Callback):
-    """Writes `path` after an epoch, at most once in `every_s` seconds, and at the end of training."""
+def has_checkpoint(path: Path) -> bool:
+    """Whether there is something to go on from: `path`, or the one before it."""
+    return path.exists() or previous_path(path).exists()
 
-    def __init__(self, path: Path, *, every_s: float = 20.0) -> None:
+
+class EpochCheckpoint(pl.Callback):
+    """Writes `path` after an epoch and at the end of training.
+
+    Args:
+        path: of the checkpoint.
+        share: at most about this share of the time goes into writing; epochs are left out for it. A
+            short training writes after every epoch, so that a kill costs little.
+    """
+
+    def __init__(self, path: Path, *, share: float = 0.05) -> None:
         self.path = path
-        self.every_s = every_s
-        self._last = time.monotonic()
+        self.share = share
+        self._next = 0.0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if time.monotonic() - self._last >= self.every_s:
+        # Every process takes part in saving, so all follow the clock of one.
+        if trainer.strategy.broadcast(time.monotonic() >= self._next):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.path, weights_only=False)
-        self._last = time.monotonic()
+        start = time.monotonic()
+        trainer.save_checkpoint(self.path)
+        end = time.monotonic()
+        self._next = end + (end - start) / self.share
+
+
+class SamplerEpoch(pl.Callback):
+    """Tells the sampler which epoch a resumed training goes on with.
+
+    Lightning asks the loader for batches before it tells the sampler the epoch, so without this the
+    first resumed epoch would repeat the batches of epoch 0.
+    """
+
+    def __init__(self, training: DataLoader[Any]) -> None:
+        self.training = training
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        epochs_done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        if isinstance(self.training.sampler, StepSampler):
+            self.training.sampler.set_epoch(epochs_done)
 
 
 class TimeLimit(pl.Callback):

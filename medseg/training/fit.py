@@ -21,7 +21,9 @@ from medseg.training.callbacks import (
     EpochCheckpoint,
     MovingAverage,
     ProgressLine,
+    SamplerEpoch,
     TimeLimit,
+    has_checkpoint,
 )
 from medseg.training.module import TrainingModule
 
@@ -69,7 +71,7 @@ def fit(
         folder: run folder; holds the checkpoint.
         resume: go on from the checkpoint in `folder` if there is one.
         seed: of the random start.
-        callbacks: further callbacks; a MovingAverage is added if there is none.
+        callbacks: further callbacks; a MovingAverage and an EpochCheckpoint are added where missing.
         loggers: Lightning loggers.
         shows_progress: draw a progress line on the terminal.
 
@@ -77,11 +79,15 @@ def fit(
         TrainingError: the loss is not finite, or the checkpoint is damaged.
     """
     checkpoint = folder / CHECKPOINT_NAME
+    for unfinished in checkpoint.parent.glob(f".*.{checkpoint.name}"):  # of a run that was killed
+        unfinished.unlink(missing_ok=True)
     average = next((c for c in callbacks if isinstance(c, MovingAverage)), None)
     if average is None:
         average = MovingAverage(decay=0.0)
         callbacks = [*callbacks, average]
-    callbacks = [*callbacks, TimeLimit(), EpochCheckpoint(checkpoint)]
+    if not any(isinstance(c, EpochCheckpoint) for c in callbacks):
+        callbacks = [*callbacks, EpochCheckpoint(checkpoint)]
+    callbacks = [*callbacks, TimeLimit(), SamplerEpoch(training)]
     if shows_progress:
         callbacks.append(ProgressLine())
     for name in ("lightning.pytorch", "lightning.fabric"):  # banners and advertisements
@@ -104,7 +110,7 @@ def fit(
         module,
         training,
         validation,
-        ckpt_path=checkpoint if resume and checkpoint.exists() else None,
+        ckpt_path=checkpoint if resume and has_checkpoint(checkpoint) else None,
     )
     if getattr(trainer, "interrupted", False):
         raise KeyboardInterrupt

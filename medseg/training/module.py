@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,8 +60,8 @@ class TrainingModule(pl.LightningModule):
         self.elapsed_s = 0.0
         self.validation_s = 0.0
         self.scores: dict[str, float] = {}
-        self.num_bad_steps = 0
         self._last_tick = 0.0
+        self._seed = 0
         self._skips_validation = False
         self._counts: Tensor | None = None
         self.last_shown: tuple[str, Tensor, Tensor, Tensor] | None = None
@@ -78,11 +79,16 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self._last_tick = time.monotonic()
+        self._seed = torch.initial_seed()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         now = time.monotonic()
         self.elapsed_s += now - self._last_tick
         self._last_tick = now
+        # What dropout draws in a step depends on the seed and the step alone, as the batches do, so
+        # that a resumed training goes on as if it had not stopped.
+        where = [self._seed, self.global_rank, self.current_epoch, batch_idx]
+        torch.manual_seed(int(np.random.SeedSequence(where).generate_state(1, np.uint64)[0]))
         for group in self.trainer.optimizers[0].param_groups:
             base = group.setdefault("base_lr", group["lr"])
             group["lr"] = base * self.schedule(self.progress)
@@ -101,11 +107,11 @@ class TrainingModule(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        last = self.progress >= 1 or self.trainer.current_epoch + 1 >= (
-            self.trainer.max_epochs or 0
-        )
+        last_epoch = self.trainer.current_epoch + 1 >= (self.trainer.max_epochs or 0)
         affordable = self.validation_s <= VALIDATION_SHARE * self.elapsed_s
-        self._skips_validation = not (self.always_validate or last or affordable)
+        is_due = self.always_validate or last_epoch or self.trainer.should_stop or affordable
+        # Clocks differ between processes, but all must validate or none.
+        self._skips_validation = not self.trainer.strategy.broadcast(is_due)
         self._counts = None
         self._validation_start = time.monotonic()
 
