@@ -1,7 +1,8 @@
-"""Synthetic DICOM series with known answers: a field whose value at every point in the patient is given.
+"""Synthetic DICOM series with known answers: a field whose value at every point in the patient is
+given.
 
-The field grows by different amounts to the left, back and head and holds one bright spot, so that a grid that is
-mirrored, shifted, scaled or sheared shows at once.
+The field grows by different amounts to the left, back and head and holds one bright spot, so that a
+grid that is mirrored, shifted, scaled or sheared shows at once.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ Edit = Callable[[Dataset, int], None]
 
 
 def field_hu(points_lps: np.ndarray) -> np.ndarray:
-    """Value at LPS points, shape (..., 3): a slope in each direction and a spot of 600 HU, sigma 3 mm."""
+    """Value at LPS points, shape (..., 3): a slope in each direction and a spot of 600 HU, sigma 3
+    mm.
+    """
     slopes = points_lps @ np.array([3.0, 5.0, 7.0])
     distance = np.linalg.norm(points_lps - SPOT_LPS, axis=-1)
     return np.asarray(40 + slopes + 600 * np.exp(-0.5 * (distance / 3.0) ** 2))
@@ -49,7 +52,9 @@ def expected_values(affine_ras: np.ndarray, shape: tuple[int, int, int]) -> np.n
 
 
 def spot_centre_ras(array: np.ndarray, affine_ras: np.ndarray) -> np.ndarray:
-    """Centre of the spot as an image shows it: weighted mean of what stands out from the linear slope."""
+    """Centre of the spot as an image shows it: weighted mean of what stands out from the linear
+    slope.
+    """
     indices = np.stack(np.meshgrid(*map(np.arange, array.shape), indexing="ij"), axis=-1)
     points = indices @ affine_ras[:3, :3].T + affine_ras[:3, 3]
     above = array - (40 + (points * np.array([-1.0, -1.0, 1.0])) @ np.array([3.0, 5.0, 7.0]))
@@ -102,7 +107,8 @@ def slices(
 ) -> list[Dataset]:
     """A classic series around the spot, one data set per slice in the order of k.
 
-    `edit(ds, k)` changes a slice before it is returned; positions that it changes do not move the content.
+    `edit(ds, k)` changes a slice before it is returned; positions that it changes do not move the
+    content.
     """
     row_lps, column_lps = np.array(row), np.array(column)
     step = np.cross(row_lps, column_lps) * spacing_mm[2] if step_lps is None else np.array(step_lps)
@@ -178,7 +184,9 @@ def enhanced(
     times: int = 1,
     edit: Callable[[Dataset], None] | None = None,
 ) -> Dataset:
-    """One enhanced multi-frame object of the same field; frames stored in `order`, rescale per frame."""
+    """One enhanced multi-frame object of the same field; frames stored in `order`, rescale per
+    frame.
+    """
     planes = slices(sop_class=sop_class, modality=modality)
     order = list(range(len(planes))) if order is None else order
     ds = instance(sop_class, modality=modality)
@@ -221,7 +229,9 @@ def enhanced(
 
 
 def other_object(sop_class: str, *, modality: str, like: Dataset | None = None) -> Dataset:
-    """A small object that is no image of a volume, of the same study (and series, if asked) as `like`."""
+    """A small object that is no image of a volume, of the same study (and series, if asked) as
+    `like`.
+    """
     ds = instance(sop_class, modality=modality)
     ds.StudyInstanceUID = generate_uid() if like is None else like.StudyInstanceUID
     ds.SeriesInstanceUID = generate_uid()

@@ -6,6 +6,7 @@ Codecs allocate what the codestream declares; a few changed bytes can make that 
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import Protocol
 
 from medseg.core.errors import InputError
@@ -108,12 +109,37 @@ def _check_rle(code: bytes, form: _Expected, where: str) -> None:
     count, *offsets = struct.unpack("<16L", code[:64])
     wanted = form.samples * form.bits_allocated // 8
     starts = offsets[:count] if count <= 15 else []
-    if count != wanted or any(
-        b <= a for a, b in zip([63, *starts], [*starts, len(code)], strict=False)
-    ):
+    bounds = [*starts, len(code)]
+    if count != wanted or any(b <= a for a, b in pairwise([63, *bounds])):
         raise _broken(
             where, f"has an RLE frame of {count} segments where {wanted} are needed in order"
         )
+    for start, end in pairwise(bounds):
+        unpacked = _unpacked_length(code[start:end], form.rows * form.columns)
+        if unpacked != form.rows * form.columns:
+            raise _broken(
+                where,
+                f"has an RLE segment of {unpacked} bytes where {form.rows * form.columns} are "
+                "needed",
+            )
+
+
+def _unpacked_length(segment: bytes, wanted: int) -> int:
+    """Bytes that a segment unpacks to; stops once there are too many (PS3.5 annex G.3)."""
+    position, length, end = 0, 0, len(segment)
+    while position < end - 1 and length <= wanted:
+        if length == wanted and not segment[position:].strip(b"\0"):
+            break
+        head = segment[position]
+        if head < 128:
+            position += head + 2
+            length += head + 1 - max(0, position - end)
+        elif head > 128:
+            position += 2
+            length += 257 - head
+        else:
+            position += 1
+    return length
 
 
 def _broken(where: str, what: str) -> InputError:

@@ -1,6 +1,8 @@
-"""Which files to look at: a file, a folder and all below it, a ZIP archive, or the folder of a DICOMDIR.
+"""Which files to look at: a file, a folder and all below it, a ZIP archive, or the folder of a
+DICOMDIR.
 
-Only regular files, by lstat: no link is followed and nothing that could block (a FIFO, a device) is opened.
+Only regular files, by lstat: no link is followed and nothing that could block (a FIFO, a device) is
+    opened.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any
 
 from medseg.core.errors import InputError
 
-# Of a ZIP archive: bytes once unpacked, and how many times its packed size (deflate of images reaches about 10).
+# Of a ZIP archive: bytes once unpacked, and how many times its packed size (deflate of images
+# reaches about 10).
 _MAX_UNPACKED = 64 << 30
 _MAX_RATIO = 100
 _RATIO_FREE = 1 << 24
@@ -104,7 +107,7 @@ def _walk(root: Path) -> Files:
 
 
 def _unpack(archive: Path) -> Files:
-    """Members copied to a temporary folder under numbers, so that no member's name becomes a path."""
+    """Members copied to a temporary folder under numbers: no member's name becomes a path."""
     packed_size = archive.stat().st_size
     limit = min(_MAX_UNPACKED, _MAX_RATIO * packed_size + _RATIO_FREE)
     holder = tempfile.TemporaryDirectory(prefix="medseg-", ignore_cleanup_errors=True)

@@ -1,6 +1,7 @@
 """Frames: the planes that volumes are built of, one per classic file or several per enhanced file.
 
-Reads geometry, rescale and what tells frames apart from headers and functional groups. Positions are LPS here.
+Reads geometry, rescale and what tells frames apart from headers and functional groups. Positions
+are LPS here.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.errors import GeometryError, InputError
-from medseg.dicom.parse import Header, bad_value, missing, number_of, numbers_of, text_of
+from medseg.dicom.parse import Header
 from medseg.dicom.syntaxes import CLASSIC, CROSS_SECTIONAL, is_projection_class
+from medseg.dicom.values import bad_value, missing, number_of, numbers_of, text_of
 
 # Largest accepted cosine between row and column directions, and deviation of their length from 1.
 _MAX_NOT_ORTHOGONAL = 1e-3
 
 # Elements of a classic header that tell the volumes of one series apart, most telling first.
 EXACT_KEYS = (
-    "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "DiffusionGradientOrientation",
+    "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue",
+    "DiffusionGradientOrientation",
     "EchoNumbers", "EchoTime", "InversionTime", "FlipAngle", "ImageType", "ComplexImageComponent",
     "AcquisitionNumber",
 )  # fmt: skip
-# Elements that order the frames at one position in time; their values need not repeat between positions.
+# Elements that order the frames at one position in time; their values need not repeat between
+# positions.
 ORDER_KEYS = (
-    "TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionDateTime", "AcquisitionTime", "ContentTime",
+    "TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionDateTime", "AcquisitionTime",
+    "ContentTime",
 )  # fmt: skip
 
 
@@ -42,8 +47,10 @@ class Frame:
         spacing_mm: centre-to-centre distance along (i, j).
         thickness_mm: SliceThickness, or None.
         slope, intercept: stored value to modality value; has_rescale says if the header has them.
-        keys: what may tell it from other frames at the same position, as comparable text or numbers.
-        is_projection: an X-ray, ultrasound or photograph: positions and directions are the image plane's own.
+        keys: what may tell it from other frames at the same position, as comparable text or
+            numbers.
+        is_projection: an X-ray, ultrasound or photograph: positions and directions are the image
+            plane's own.
     """
 
     header: Header
@@ -80,7 +87,8 @@ def is_cross_sectional(header: Header) -> bool:
     sop_class = header.text("SOPClassUID")
     if sop_class in CROSS_SECTIONAL:
         return True
-    # A private or unknown class of these modalities is a slice; it is refused if it does not say where it lies.
+    # A private or unknown class of these modalities is a slice; it is refused if it does not say
+    # where it lies.
     if header.text("Modality") in ("CT", "MR", "PT") and not is_projection_class(sop_class):
         return True
     return header.has("ImagePositionPatient") or header.has("ImageOrientationPatient")
@@ -89,7 +97,8 @@ def is_cross_sectional(header: Header) -> bool:
 def is_enhanced(header: Header) -> bool:
     """True if the frames' facts lie in functional groups.
 
-    Some archives add empty functional groups to classic objects, whose position then stands at the top level.
+    Some archives add empty functional groups to classic objects, whose position then stands at the
+    top level.
     """
     if not header.has("PerFrameFunctionalGroupsSequence"):
         return False
@@ -107,13 +116,15 @@ def frames_of(header: Header) -> list[Frame]:
     """All frames of a cross-sectional object.
 
     Raises:
-        InputError: geometry or rescale is missing or wrong, or the frames have no positions of their own.
+        InputError: geometry or rescale is missing or wrong, or the frames have no positions of
+            their own.
     """
     image_type = header.text("ImageType").upper()
     if "MOSAIC" in image_type.split("\\"):
         raise InputError(
             header.name,
-            "is a mosaic: many slices tiled into one image, with positions only in private elements",
+            "is a mosaic: many slices tiled into one image, with positions only in private "
+            "elements",
             "export it as single slices or as an enhanced multi-frame object",
             code="E_MOSAIC",
         )
@@ -163,7 +174,8 @@ def projection_frame(header: Header) -> Frame:
 
 
 def projection_spacing(header: Header) -> tuple[tuple[float, float], str]:
-    """Distance of pixels along (i, j) in mm, and the name of the element it comes from; ("") if there is none.
+    """Distance of pixels along (i, j) in mm, and the name of the element it comes from; ("") if
+    there is none.
 
     Without any such element pixels count 1 mm, which is recorded in the volume's notes.
     """
@@ -174,7 +186,8 @@ def projection_spacing(header: Header) -> tuple[tuple[float, float], str]:
                 raise bad_value(header.name, keyword, values, "must be positive")
             return (values[1], values[0]), keyword
     regions = header.dataset.get("SequenceOfUltrasoundRegions")
-    # Several regions have scales of their own; one region in centimetres (unit 3) gives the scale of the image.
+    # Several regions have scales of their own; one region in centimetres (unit 3) gives the scale
+    # of the image.
     if regions and len(regions) == 1 and text_any(regions[0], "PhysicalUnitsXDirection") == "3":
         x = abs(number_of(regions[0], "PhysicalDeltaX", where=header.name, default=0.0)) * 10
         y = abs(number_of(regions[0], "PhysicalDeltaY", where=header.name, default=0.0)) * 10

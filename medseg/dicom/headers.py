@@ -1,7 +1,7 @@
 """Files to series to volumes, by headers alone: what is there, what is left out and why.
 
-`index_folder` looks at everything below a path, refuses what cannot be read rightly and keeps the rest. Pixels
-are read later, by `medseg.dicom.volumes`.
+`index_folder` looks at everything below a path, refuses what cannot be read rightly and keeps the
+rest. Pixels are read later, by `medseg.dicom.volumes`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from medseg.dicom.parse import (
     Header,
     NotDicomError,
     looks_like_dataset,
-    missing,
     quiet,
     read_header,
 )
 from medseg.dicom.partition import partition
 from medseg.dicom.pixels import check_pixels
-from medseg.dicom.syntaxes import DICOMDIR, SECONDARY_CAPTURES, other_object
+from medseg.dicom.selection import LeftOut, select_images, without_duplicates
+from medseg.dicom.values import missing
 
 _SLICE_SUFFIXES = frozenset({".dcm", ".ima", ".dicom", ".dic"})
 
@@ -64,14 +64,6 @@ class FoundVolume:
         return self.lattice.geometry
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A file that is no part of any volume, and why."""
-
-    path: Path
-    reason: str
-
-
 @dataclass(frozen=True, eq=False)
 class DicomIndex:
     """What lies below a path.
@@ -98,9 +90,12 @@ def index_folder(
     """All DICOM volumes at or below `path`: a file, folder, ZIP archive or DICOMDIR.
 
     Args:
-        path: what to look at; folders are searched to any depth, names and extensions do not matter.
-        on_gap: "refuse" series with missing slices, or "resample" to interpolate whole missing slices.
-        trust_positions: take positions as comparable although FrameOfReferenceUID differs within a series.
+        path: what to look at; folders are searched to any depth, names and extensions do not
+            matter.
+        on_gap: "refuse" series with missing slices, or "resample" to interpolate whole missing
+            slices.
+        trust_positions: take positions as comparable although FrameOfReferenceUID differs within a
+            series.
 
     Returns:
         The index; reading a volume's pixels may still refuse it.
@@ -113,7 +108,7 @@ def index_folder(
     files = find_files(Path(path))
     headers, broken, left_out = _read_all(files)
     left_out += [LeftOut(skipped, reason) for skipped, reason in files.skipped]
-    images, others = _images(headers)
+    images, others = select_images(headers)
     left_out += others
     groups: dict[str, list[Header]] = {}
     refused: list[InputError] = []
@@ -181,7 +176,7 @@ def found_volume(
 
 
 def _read_all(files: Files) -> tuple[list[Header], dict[Path, InputError], list[LeftOut]]:
-    """Headers, files that are DICOM (or should be) but broken, and files that are something else."""
+    """Headers, files that are (or should be) DICOM but broken, and files of another kind."""
     headers: list[Header] = []
     broken: dict[Path, InputError] = {}
     left_out: list[LeftOut] = []
@@ -198,7 +193,8 @@ def _read_all(files: Files) -> tuple[list[Header], dict[Path, InputError], list[
         if _is_lost_slice(path, suffixes):
             broken[path] = InputError(
                 files.names.get(path, str(path)),
-                f"should be a slice like its neighbours but is not DICOM ({path.stat().st_size} bytes)",
+                f"should be a slice like its neighbours but is not DICOM ({path.stat().st_size} "
+                "bytes)",
                 "send it again, or remove it if it is no image",
                 code="E_HEADER",
             )
@@ -210,7 +206,8 @@ def _read_all(files: Files) -> tuple[list[Header], dict[Path, InputError], list[
 def _is_lost_slice(path: Path, suffixes: set[tuple[Path, str]]) -> bool:
     """True if a file that is not DICOM must be taken for a damaged slice.
 
-    That is a file with a slice's suffix, and among slices of its own suffix an empty one or one of zeros.
+    That is a file with a slice's suffix, and among slices of its own suffix an empty one or one of
+    zeros.
     """
     suffix = path.suffix.lower()
     if suffix in _SLICE_SUFFIXES:
@@ -220,42 +217,6 @@ def _is_lost_slice(path: Path, suffixes: set[tuple[Path, str]]) -> bool:
     with path.open("rb") as file:
         head = file.read(256)
     return not head.strip(b"\0") or looks_like_dataset(head)
-
-
-def _images(headers: Sequence[Header]) -> tuple[list[Header], list[LeftOut]]:
-    """Headers of images, and the objects that are none."""
-    images: list[Header] = []
-    captures: list[Header] = []
-    left_out: list[LeftOut] = []
-    for header in headers:
-        sop_class = header.text("SOPClassUID")
-        other = other_object(sop_class)
-        if not other and not sop_class and header.path.name.upper() == "DICOMDIR":
-            other = other_object(DICOMDIR)
-        if not other and header.has("SegmentSequence"):
-            other = "a segmentation"
-        if (
-            not other
-            and not (header.pixel_tag or header.has("Rows"))
-            and not header.has("ImagePositionPatient")
-        ):
-            other = "an object without pixels"
-        if other:
-            left_out.append(LeftOut(header.path, f"is {other}, not an image"))
-        elif sop_class in SECONDARY_CAPTURES and (
-            is_localizer(header) or not header.has("ImagePositionPatient")
-        ):
-            captures.append(header)
-        else:
-            images.append(header)
-    # A screenshot or dose sheet beside images is no input; a folder of captures alone was meant.
-    if images:
-        left_out += [
-            LeftOut(h.path, "is a secondary capture (a screenshot or dose sheet)") for h in captures
-        ]
-    else:
-        images = captures
-    return images, left_out
 
 
 def _studies_of_two_patients(headers: Sequence[Header]) -> set[str]:
@@ -268,7 +229,9 @@ def _studies_of_two_patients(headers: Sequence[Header]) -> set[str]:
 
 
 def _refuse_broken(members: list[Header], broken: dict[Path, InputError]) -> None:
-    """A damaged file refuses the series it belongs to; if it cannot say which, all series of its folder."""
+    """A damaged file refuses the series it belongs to; if it cannot say which, all series of its
+    folder.
+    """
     uid = members[0].text("SeriesInstanceUID")
     folders = {header.path.parent for header in members}
     for path, error in broken.items():
@@ -302,7 +265,7 @@ def _series_volumes(
     members: list[Header], *, allow_gaps: bool, trust_positions: bool
 ) -> tuple[list[FoundVolume], list[LeftOut]]:
     where = _label([header.path.parent for header in members], members[0].text("Modality"))
-    members, left_out = _without_duplicates(members, where)
+    members, left_out = without_duplicates(members, where)
     scouts = [header for header in members if is_localizer(header)]
     left_out += [LeftOut(header.path, "is a localizer") for header in scouts]
     members = [header for header in members if not is_localizer(header)]
@@ -334,31 +297,6 @@ def _frames(header: Header) -> list[Frame]:
             "export the object again",
             code="E_HEADER",
         ) from None
-
-
-def _without_duplicates(members: list[Header], where: str) -> tuple[list[Header], list[LeftOut]]:
-    kept: dict[str, Header] = {}
-    left_out: list[LeftOut] = []
-    for n, header in enumerate(members):
-        uid = header.text("SOPInstanceUID") or f"without {n}"
-        first = kept.setdefault(uid, header)
-        if first is header:
-            continue
-        if _digest(first.path) != _digest(header.path):
-            raise InputError(
-                where,
-                f"{first.path.name} and {header.path.name} claim to be the same image (SOPInstanceUID) "
-                "but differ",
-                "find out which one is right and remove the other",
-                code="E_DUPLICATE",
-            )
-        left_out.append(LeftOut(header.path, f"is a copy of {first.path.name}"))
-    return list(kept.values()), left_out
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _found(lattice: Lattice, name: str) -> FoundVolume:

@@ -1,4 +1,6 @@
-"""Stored values to modality values: rescale, modality table, padding, inversion, standardised uptake."""
+"""Stored values to modality values: rescale, modality table, padding, inversion, standardised
+uptake.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from medseg.core.errors import InputError
 from medseg.dicom.frames import Frame
-from medseg.dicom.parse import Header, bad_value, missing, number_of, text_of
+from medseg.dicom.parse import Header
 from medseg.dicom.pixels import PixelFormat
+from medseg.dicom.values import bad_value, missing, number_of, text_of
 
-# What fills voxels outside the scanner's field of view: air for CT; other modalities have no value below zero.
+# What fills voxels outside the scanner's field of view: air for CT; other modalities have no value
+# below zero.
 _PADDING_HU = -1024
 _INT16 = (-32768, 32767)
 
@@ -26,10 +30,12 @@ class Intensity:
 
     Args:
         slope, intercept: of the frame, `factor` included.
-        padding: stored values from, to (inclusive) that mark voxels without measurement; None if none do.
+        padding: stored values from, to (inclusive) that mark voxels without measurement; None if
+            none do.
         padding_value: modality value that such voxels get.
         inverted_from: stored value that becomes 0 when an image is inverted; None leaves it.
-        table: first stored value and modality values of a Modality LUT; None if the rescale is linear.
+        table: first stored value and modality values of a Modality LUT; None if the rescale is
+            linear.
     """
 
     slope: float
@@ -63,7 +69,8 @@ def intensity_of(frame: Frame, form: PixelFormat, *, factor: float = 1.0) -> Int
     header = frame.header
     is_ct = header.text("Modality") == "CT"
     inverted_from = None
-    # Grey in an X-ray means attenuation; in a volume the numbers are measurements and are never inverted.
+    # Grey in an X-ray means attenuation; in a volume the numbers are measurements and are never
+    # inverted.
     if frame.is_projection and form.photometric == "MONOCHROME1":
         inverted_from = form.range[0] + form.range[1]
     return Intensity(
@@ -77,7 +84,9 @@ def intensity_of(frame: Frame, form: PixelFormat, *, factor: float = 1.0) -> Int
 
 
 def choose_dtype(intensities: Sequence[Intensity], forms: Sequence[PixelFormat]) -> np.dtype[Any]:
-    """int16 where whole values are certain to fit or, for 16 stored bits, may; else float32 (int32 if exact)."""
+    """int16 where whole values are certain to fit or, for 16 stored bits, may; else float32 (int32
+    if exact).
+    """
     if any(form.is_float for form in forms):
         return np.dtype(np.float32)
     if not all(item.is_integral and item.table is None for item in intensities):
@@ -86,7 +95,7 @@ def choose_dtype(intensities: Sequence[Intensity], forms: Sequence[PixelFormat])
         return np.dtype(np.int16)
     ends = [item.bounds(form) for item, form in zip(intensities, forms, strict=True)]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-    return np.dtype(np.int32 if -(2**31) <= low and high < 2**31 else np.float32)
+    return np.dtype(np.int32 if low >= -(2**31) and high < 2**31 else np.float32)
 
 
 def apply_intensity(
@@ -189,16 +198,18 @@ def _modality_table(header: Header) -> tuple[int, NDArray[Any]] | None:
     return first, table[:count].astype(np.float32)
 
 
-# --- standardised uptake value --------------------------------------------------------------------------------------
+# --- standardised uptake value ---
 
 
 def suv_factor(frames: Sequence[Frame], *, where: str) -> float:
     """Factor from Bq/ml, decay-corrected to the start of the scan, to SUV by body weight (g/ml).
 
-    weight in grams / (injected dose, decayed from injection to the series' time). One factor for a series.
+    weight in grams / (injected dose, decayed from injection to the series' time). One factor for a
+    series.
 
     Raises:
-        InputError: units, weight, dose, half-life or times are missing or not of the kind this formula is for.
+        InputError: units, weight, dose, half-life or times are missing or not of the kind this
+            formula is for.
 
     Source: QIBA, "SUV vendor-neutral pseudo-code" (happy path).
     """
@@ -253,6 +264,7 @@ def _no_suv(where: str, what: str) -> InputError:
     return InputError(
         where,
         f"standardised uptake cannot be computed: {what}",
-        "read it in stored units (suv=false), or export it in Bq/ml with decay correction to the start",
+        "read it in stored units (suv=false), or export it in Bq/ml with decay correction to the "
+        "start",
         code="E_SUV",
     )

@@ -1,7 +1,8 @@
-"""Frames to a regular grid: order along the normal, even spacing, shear; or a refusal that names the place.
+"""Frames to a regular grid: order along the normal, even spacing, shear; or a refusal that names
+the place.
 
-Geometry comes from ImagePositionPatient and ImageOrientationPatient only. InstanceNumber, file names,
-SliceThickness (but for a single slice) and SpacingBetweenSlices are never used.
+Geometry comes from ImagePositionPatient and ImageOrientationPatient only. InstanceNumber, file
+names, SliceThickness (but for a single slice) and SpacingBetweenSlices are never used.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import LPS_TO_RAS, Geometry
 from medseg.dicom.frames import Frame
-from medseg.dicom.parse import missing
+from medseg.dicom.values import missing
 
-# Chosen so that positions rounded to 0.01 mm pass and a spacing that drifts by 0.04 mm per slice does not.
+# Chosen so that positions rounded to 0.01 mm pass and a spacing that drifts by 0.04 mm per slice
+# does not.
 _TOLERANCE_MM, _TOLERANCE_OF_SPACING = 0.01, 0.005
 # Below this, a sideways shift is a gantry tilt only if GantryDetectorTilt says the same.
 _MIN_UNSTATED_TILT_DEGREES = 3.0
@@ -30,10 +32,12 @@ class Lattice:
 
     Args:
         frames: in the order of k, which grows along row x column.
-        geometry: the grid of the frames as acquired (RAS); its k axis leans where the gantry was tilted.
+        geometry: the grid of the frames as acquired (RAS); its k axis leans where the gantry was
+            tilted.
         tilt_degrees: angle between the stacking direction and the frames' normal; 0.0 if none.
         notes: what a person should know.
-        missing: positions along k without a frame, as (index of the frame before the hole, frames missing).
+        missing: positions along k without a frame, as (index of the frame before the hole, frames
+            missing).
     """
 
     frames: tuple[Frame, ...]
@@ -61,7 +65,9 @@ def sorted_along_normal(frames: Sequence[Frame]) -> tuple[list[Frame], NDArray[n
 
 
 def same_position_mm(gaps: NDArray[np.float64]) -> float:
-    """Frames closer than this lie at one position: 0.01 mm, or a tenth of the usual distance if that is less."""
+    """Frames closer than this lie at one position: 0.01 mm, or a tenth of the usual distance if
+    that is less.
+    """
     apart = gaps[gaps > 1e-4]
     return 1e-4 if apart.size == 0 else float(min(0.01, 0.1 * np.median(apart)))
 
@@ -160,7 +166,8 @@ def _repeated(frames: list[Frame], gaps: NDArray[np.float64], where: str) -> Inp
     n = int(np.argmin(gaps))
     return GeometryError(
         where,
-        f"{frames[n].header.path.name} and {frames[n + 1].header.path.name} lie at the same position, "
+        f"{frames[n].header.path.name} and {frames[n + 1].header.path.name} lie at the same "
+        "position, "
         "and nothing in the headers says which volume each belongs to",
         "send one of them, or separate the volumes into series of their own",
         code="E_DUPLICATE_POSITION",
@@ -175,7 +182,8 @@ def _uneven(frames: list[Frame], along: NDArray[np.float64], where: str) -> Inpu
     ratio = gaps[n] / spacing
     if ratio > 1.5:
         what = (
-            f"slice missing between {before:.3f} and {after:.3f} mm along the normal (spacing {spacing:.3f} mm), "
+            f"slice missing between {before:.3f} and {after:.3f} mm along the normal (spacing "
+            f"{spacing:.3f} mm), "
             f"after {frames[n].header.path.name}"
         )
     else:
@@ -200,7 +208,8 @@ def _check_tilt(tilt: float, frame: Frame, sideways: NDArray[np.float64], where:
     if tilt > _MAX_TILT_DEGREES or (tilt < _MIN_UNSTATED_TILT_DEGREES and abs(stated - tilt) > 0.5):
         raise GeometryError(
             where,
-            f"each slice is shifted sideways by {np.linalg.norm(sideways):.3f} mm against the one before "
+            f"each slice is shifted sideways by {np.linalg.norm(sideways):.3f} mm against the one "
+            "before "
             f"({tilt:.2f} degrees), which GantryDetectorTilt ({stated:g}) does not explain",
             "export the series again with correct positions",
             code="E_SLICE_DRIFT",

@@ -1,14 +1,14 @@
-"""One file to its header: bounded, tolerant of what the standard tolerates, and with one kind of error.
+"""One file to its header: bounded, tolerant of what the standard tolerates, and with one kind of
+error.
 
-Nothing here looks at pixels. Files are untrusted: every length is clamped to the bytes that exist, deflated
-data sets are inflated up to a limit, and whatever pydicom raises leaves as an InputError.
+Nothing here looks at pixels. Files are untrusted: every length is clamped to the bytes that exist,
+deflated data sets are inflated up to a limit, and whatever pydicom raises leaves as an InputError.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import math
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -18,48 +18,60 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.datadict import tag_for_keyword
 from pydicom.filereader import read_dataset
 
 from medseg.core.errors import InputError
 from medseg.dicom.syntaxes import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from medseg.dicom.values import (
+    bad_value,
+    is_empty,
+    number_of,
+    numbers_of,
+    raw_value,
+    tag_of,
+    text_of,
+)
 
-# Tags (7FE0,xxxx) that hold pixels: float, double and integer, and the extended offset table before them.
+# Tags (7FE0,xxxx) that hold pixels: float, double and integer, and the extended offset table before
+# them.
 PIXEL_GROUP = 0x7FE0
 FLOAT_PIXELS, DOUBLE_PIXELS, PIXELS = 0x7FE00008, 0x7FE00009, 0x7FE00010
 
 _FIRST_READ = 1 << 16
-# A header (everything but pixels) longer than this is not an image header; enhanced series stay below 64 MiB.
+# A header (everything but pixels) longer than this is not an image header; enhanced series stay
+# below 64 MiB.
 _MAX_HEADER = 1 << 27
-# Deflate reaches 1032:1; a real image data set reaches about 10:1. Declared pixels are not known before inflating.
+# Deflate reaches 1032:1; a real image data set reaches about 10:1. Declared pixels are not known
+# before inflating.
 _MAX_INFLATED_RATIO = 200
 _MAX_INFLATED_SLACK = 1 << 26
 
-_KEYWORDS = """
-SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate AcquisitionDateTime
-StudyTime SeriesTime AcquisitionTime ContentTime Modality PatientName PatientID PatientWeight SliceThickness
-RepetitionTime EchoTime InversionTime SpacingBetweenSlices EchoNumbers TriggerTime FlipAngle DiffusionBValue
-DiffusionGradientOrientation GantryDetectorTilt ImagerPixelSpacing NominalScannedPixelSpacing StudyInstanceUID
-SeriesInstanceUID AcquisitionNumber InstanceNumber ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID
-TemporalPositionIdentifier TemporalPositionIndex NominalCardiacTriggerDelayTime SamplesPerPixel
-PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns PixelSpacing PixelAspectRatio BitsAllocated
-BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit RescaleIntercept RescaleSlope
-RescaleType ModalityLUTSequence Units DecayCorrection CorrectedImage RadiopharmaceuticalInformationSequence
-SequenceOfUltrasoundRegions SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
-DetectorInformationSequence ComplexImageComponent RedPaletteColorLookupTableDescriptor
-GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData
-GreenPaletteColorLookupTableData BluePaletteColorLookupTableData ExtendedOffsetTable ExtendedOffsetTableLengths
-SegmentSequence VolumetricProperties
-""".split()
+_KEYWORDS = (
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate",
+    "SeriesDate", "AcquisitionDate", "AcquisitionDateTime", "StudyTime", "SeriesTime",
+    "AcquisitionTime", "ContentTime", "Modality", "PatientName", "PatientID", "PatientWeight",
+    "SliceThickness", "RepetitionTime", "EchoTime", "InversionTime", "SpacingBetweenSlices",
+    "EchoNumbers", "TriggerTime", "FlipAngle", "DiffusionBValue",
+    "DiffusionGradientOrientation", "GantryDetectorTilt", "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing", "StudyInstanceUID", "SeriesInstanceUID", "AcquisitionNumber",
+    "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID",
+    "TemporalPositionIdentifier", "TemporalPositionIndex", "NominalCardiacTriggerDelayTime",
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
+    "Rows", "Columns", "PixelSpacing", "PixelAspectRatio", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "RescaleIntercept", "RescaleSlope", "RescaleType", "ModalityLUTSequence", "Units",
+    "DecayCorrection", "CorrectedImage", "RadiopharmaceuticalInformationSequence",
+    "SequenceOfUltrasoundRegions", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence", "ComplexImageComponent",
+    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "SegmentSequence",
+    "VolumetricProperties",
+)  # fmt: skip
 
 
-def _tag(keyword: str) -> int:
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
-    return tag
-
-
-TAGS: list[int] = sorted(_tag(keyword) for keyword in _KEYWORDS)
+TAGS: list[int] = sorted(tag_of(keyword) for keyword in _KEYWORDS)
 
 
 class NotDicomError(Exception):
@@ -77,7 +89,8 @@ class Header:
         transfer_syntax: UID; a guess from the first element where the file has no meta information.
         is_little_endian: byte order of native pixels.
         pixel_tag: which of the three pixel elements there is; 0 if none.
-        pixel_offset: of the pixel value's first byte, in the file or, if deflated, in the inflated bytes.
+        pixel_offset: of the pixel value's first byte, in the file or, if deflated, in the inflated
+            bytes.
         pixel_length: declared bytes of the value; -1 for undefined (encapsulated).
         available: bytes from `pixel_offset` to the end of the file or inflated data.
         inflated: the data set's bytes if it was deflated, else None.
@@ -96,7 +109,7 @@ class Header:
 
     def has(self, keyword: str) -> bool:
         """True if the element is there and not empty."""
-        return not _is_empty(_raw_value(self.dataset, keyword, self.name))
+        return not is_empty(raw_value(self.dataset, keyword, self.name))
 
     def text(self, keyword: str) -> str:
         """The element as text, "" if absent or empty."""
@@ -152,7 +165,8 @@ def read_header(path: Path, *, name: str | None = None) -> Header:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences pydicom's warnings and log, which quote element values and so may carry a patient's name.
+    """Silences pydicom's warnings and log, which quote element values and so may carry a patient's
+    name.
 
     Wraps whole operations, not single reads: the setting belongs to the process.
     """
@@ -218,7 +232,8 @@ def _read(file: io.BufferedReader, size: int, path: Path, name: str) -> Header:
     if not found:
         return Header(path, name, dataset, syntax, little, 0, size, 0, 0, inflated)
     tag, length = found[0]
-    # The parser rewinds to the element's tag: 4 bytes tag, then 4 (implicit) or 8 (explicit OB, OW, OF, OD).
+    # The parser rewinds to the element's tag: 4 bytes tag, then 4 (implicit) or 8 (explicit OB, OW,
+    # OF, OD).
     element = stream.tell()
     explicit = head[element + 4 : element + 6] in (b"OB", b"OW", b"OF", b"OD", b"UN")
     offset = element + (12 if explicit else 8)
@@ -263,7 +278,9 @@ def _file_meta(head: bytes, name: str) -> tuple[str, int]:
 
 
 def looks_like_dataset(head: bytes) -> bool:
-    """True if bytes without the DICM mark begin like a data set: group 2 or 8, small element, sane length."""
+    """True if bytes without the DICM mark begin like a data set: group 2 or 8, small element, sane
+    length.
+    """
     if len(head) < 16:
         return False
     for order in ("little", "big"):
@@ -337,93 +354,3 @@ def _cut(name: str, dataset: Any) -> InputError:
     )
     error.series_uid = text_of(dataset, "SeriesInstanceUID", where=name)
     return error
-
-
-# --- values ---------------------------------------------------------------------------------------------------------
-
-
-def text_of(dataset: Any, keyword: str, *, where: str) -> str:
-    """An element as text, values joined by backslash; "" if absent, empty or not decodable."""
-    try:
-        value = _raw_value(dataset, keyword, where)
-    except InputError:
-        return ""
-    if _is_empty(value):
-        return ""
-    if isinstance(value, str | int | float):
-        return str(value).strip("\0 ")
-    try:
-        return "\\".join(str(part).strip("\0 ") for part in value)
-    except TypeError:
-        return str(value).strip("\0 ")
-
-
-def number_of(dataset: Any, keyword: str, *, where: str, default: float | None = None) -> float:
-    """An element as one finite number."""
-    value = _raw_value(dataset, keyword, where)
-    if _is_empty(value):
-        if default is None:
-            raise missing(where, keyword)
-        return float(default)
-    return _finite((value,), keyword, 1, where)[0]
-
-
-def numbers_of(dataset: Any, keyword: str, *, count: int, where: str) -> tuple[float, ...]:
-    """An element as exactly `count` finite numbers."""
-    value = _raw_value(dataset, keyword, where)
-    if _is_empty(value):
-        raise missing(where, keyword)
-    parts = (value,) if isinstance(value, str | int | float) else tuple(value)
-    return _finite(parts, keyword, count, where)
-
-
-def missing(where: str, keyword: str) -> InputError:
-    """Error for an absent or empty element that is needed."""
-    return InputError(
-        where,
-        f"has no {keyword}, which is needed and never guessed",
-        "export the series again with complete headers",
-        code="E_MISSING_TAG",
-    )
-
-
-def bad_value(where: str, keyword: str, value: object, expected: str) -> InputError:
-    """Error for an element whose value cannot be used."""
-    return InputError(
-        where,
-        f"{keyword} is {value}, it {expected}",
-        "export the series again with correct headers",
-        code="E_BAD_VALUE",
-    )
-
-
-def _raw_value(dataset: Any, keyword: str, where: str) -> Any:
-    try:
-        element = dataset.get(_tag(keyword))
-        return None if element is None else element.value
-    except (MemoryError, RecursionError):
-        raise bad_value(where, keyword, "too deeply nested", "must be readable") from None
-    except Exception:
-        # The value itself is not shown: it may hold anything, a name included.
-        raise bad_value(where, keyword, "not readable", "must follow its type's format") from None
-
-
-def _is_empty(value: Any) -> bool:
-    if value is None:
-        return True
-    try:
-        return len(value) == 0
-    except TypeError:
-        return False
-
-
-def _finite(parts: tuple[Any, ...], keyword: str, count: int, where: str) -> tuple[float, ...]:
-    if len(parts) != count:
-        raise bad_value(where, keyword, f"{len(parts)} values", f"must be {count}")
-    try:
-        numbers = tuple(float(part) for part in parts)
-    except (TypeError, ValueError, OverflowError):
-        raise bad_value(where, keyword, "not a number", "must be a number") from None
-    if not all(map(math.isfinite, numbers)):
-        raise bad_value(where, keyword, numbers if count > 1 else numbers[0], "must be finite")
-    return numbers

@@ -1,13 +1,14 @@
 """One SeriesInstanceUID to volumes: refuse mixtures, separate phases, echoes, b-values, stacks.
 
-Only what headers state tells volumes apart. Where positions repeat and nothing stated explains it, the series
-is refused.
+Only what headers state tells volumes apart. Where positions repeat and nothing stated explains it,
+the series is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,28 +17,44 @@ from medseg.core.errors import GeometryError, InputError
 from medseg.dicom.frames import EXACT_KEYS, ORDER_KEYS, Frame
 from medseg.dicom.lattice import same_position_mm, sorted_along_normal, tolerance_mm
 
-# Orientation and spacing of frames of one volume agree to these: rounding of decimal strings, no more.
+# Orientation and spacing of frames of one volume agree to these: rounding of decimal strings, no
+# more.
 _ORIENTATION_TOLERANCE = 1e-3
 _SPACING_TOLERANCE = 1e-3
 
 # Elements by which evenly interleaving volumes are told apart although no position repeats.
 _INTERLEAVING_KEYS = (
-    "TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "EchoNumbers", "DiffusionBValue",
+    "TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "EchoNumbers",
+    "DiffusionBValue",
 )  # fmt: skip
 
 _NAMES = {
-    "TemporalPositionIdentifier": "time", "TemporalPositionIndex": "time", "AcquisitionNumber": "acquisition",
-    "EchoNumbers": "echo", "EchoTime": "echo time", "DiffusionBValue": "b-value", "InversionTime": "inversion time",
-    "DiffusionGradientOrientation": "gradient", "FlipAngle": "flip angle", "ImageType": "image type",
-    "ComplexImageComponent": "component", "StackID": "stack", "TriggerTime": "phase",
-    "NominalCardiacTriggerDelayTime": "phase", "AcquisitionDateTime": "time", "AcquisitionTime": "time",
-    "ContentTime": "time", "DimensionIndexValues": "dimension",
-}  # fmt: skip
+    "TemporalPositionIdentifier": "time",
+    "TemporalPositionIndex": "time",
+    "AcquisitionNumber": "acquisition",
+    "EchoNumbers": "echo",
+    "EchoTime": "echo time",
+    "DiffusionBValue": "b-value",
+    "InversionTime": "inversion time",
+    "DiffusionGradientOrientation": "gradient",
+    "FlipAngle": "flip angle",
+    "ImageType": "image type",
+    "ComplexImageComponent": "component",
+    "StackID": "stack",
+    "TriggerTime": "phase",
+    "NominalCardiacTriggerDelayTime": "phase",
+    "AcquisitionDateTime": "time",
+    "AcquisitionTime": "time",
+    "ContentTime": "time",
+    "DimensionIndexValues": "dimension",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Frames of one volume and what sets it apart, such as "phase 3 of 20"; "" if it is the only one."""
+    """Frames of one volume and what sets it apart, such as "phase 3 of 20"; "" if it is the only
+    one.
+    """
 
     frames: tuple[Frame, ...]
     name: str = ""
@@ -52,8 +69,8 @@ def partition(frames: Sequence[Frame], *, where: str, trust_positions: bool = Fa
         trust_positions: accept several frames of reference as one.
 
     Raises:
-        InputError: patients, frames of reference, matrices, spacings or orientations are mixed, or positions
-            repeat without an explanation.
+        InputError: patients, frames of reference, matrices, spacings or orientations are mixed, or
+            positions repeat without an explanation.
     """
     stacks = _split_exact(frames, "StackID") if any(f.keys.get("StackID") for f in frames) else None
     parts: list[Part] = []
@@ -87,8 +104,10 @@ def check_uniform(frames: Sequence[Frame], *, where: str, trust_positions: bool 
     if len(references) > 1 and not trust_positions:
         raise GeometryError(
             where,
-            f"holds images of {len(references)} frames of reference, whose positions cannot be compared",
-            "separate them into series of their own; set trust_positions=true only if an anonymiser is known "
+            f"holds images of {len(references)} frames of reference, whose positions cannot be "
+            "compared",
+            "separate them into series of their own; set trust_positions=true only if an "
+            "anonymiser is known "
             "to have renumbered them",
             code="E_MIXED_FRAME_OF_REFERENCE",
         )
@@ -125,7 +144,8 @@ def check_uniform(frames: Sequence[Frame], *, where: str, trust_positions: bool 
         if turned > _ORIENTATION_TOLERANCE:
             raise GeometryError(
                 where,
-                f"{first.header.path.name} and {frame.header.path.name} have different ImageOrientationPatient",
+                f"{first.header.path.name} and {frame.header.path.name} have different "
+                "ImageOrientationPatient",
                 "separate the orientations into series of their own",
                 code="E_MIXED_ORIENTATION",
             )
@@ -163,7 +183,8 @@ def _phases(frames: list[Frame], where: str) -> list[Part]:
 def _positions(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Frames grouped by position along the normal, in order.
 
-    Frames at one position along the normal but shifted sideways count as one position; the grid refuses them.
+    Frames at one position along the normal but shifted sideways count as one position; the grid
+    refuses them.
     """
     ordered, along = sorted_along_normal(frames)
     if len(ordered) == 1:
@@ -182,7 +203,9 @@ def _positions(frames: Sequence[Frame]) -> list[list[Frame]]:
 def _by_exact_keys(
     frames: Sequence[Frame], columns: list[list[Frame]]
 ) -> tuple[str, list[list[Frame]]] | None:
-    """Splits by one stated element, or by a few together, so that each position occurs once per group."""
+    """Splits by one stated element, or by a few together, so that each position occurs once per
+    group.
+    """
     most = len(columns[0])
     varying = [key for key in (*EXACT_KEYS, "DimensionIndexValues") if _varies(columns[0], key)]
     useful: list[str] = []
@@ -209,7 +232,7 @@ def _by_order(columns: list[list[Frame]]) -> tuple[str, list[list[Frame]]] | Non
             continue
         if any(len(set(row)) != len(row) for row in values):
             continue
-        ranked = [sorted(column, key=lambda frame: float(frame.keys[key])) for column in columns]  # noqa: B023
+        ranked = [sorted(column, key=lambda frame: float(frame.keys[key])) for column in columns]
         return _NAMES[key], [list(group) for group in zip(*ranked, strict=True)]
     return None
 
@@ -236,9 +259,7 @@ def _interleaved(frames: list[Frame]) -> list[Part] | None:
             for s in stacks
         )
         spans = sorted((s[0], s[1]) for s in stacks)
-        overlap = all(
-            later[0] < earlier[1] for earlier, later in zip(spans, spans[1:], strict=False)
-        )
+        overlap = all(later[0] < earlier[1] for earlier, later in pairwise(spans))
         if even and overlap:
             ordered = [group for _, group in sorted(groups, key=lambda item: _sort_key(item[0]))]
             return [
@@ -278,7 +299,8 @@ def _sort_key(values: tuple[Any, ...]) -> tuple[tuple[int, float, str], ...]:
 def _unexplained(where: str, what: str) -> InputError:
     return GeometryError(
         where,
-        f"{what}, and no time, acquisition, echo or b-value in the headers separates them into volumes",
+        f"{what}, and no time, acquisition, echo or b-value in the headers separates them into "
+        "volumes",
         "send one volume per series, or remove what was sent twice",
         code="E_DUPLICATE_POSITION",
     )

@@ -1,4 +1,6 @@
-"""Bytes to stored values: one frame at a time, checked against the header before anything is decoded."""
+"""Bytes to stored values: one frame at a time, checked against the header before anything is
+decoded.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ from pydicom.pixels import apply_color_lut, get_decoder
 
 from medseg.core.errors import InputError
 from medseg.dicom.codestream import check_codestream
-from medseg.dicom.parse import DOUBLE_PIXELS, FLOAT_PIXELS, Header, bad_value
+from medseg.dicom.parse import DOUBLE_PIXELS, FLOAT_PIXELS, Header
 from medseg.dicom.syntaxes import ACCEPTED, NATIVE
+from medseg.dicom.values import bad_value
 
-# Largest frame: 16384 x 8192 pixels covers mammography and radiography; whole slide images are not read.
+# Largest frame: 16384 x 8192 pixels covers mammography and radiography; whole slide images are not
+# read.
 _MAX_FRAME_PIXELS = 1 << 27
 _COLOURS = frozenset(
     {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}
@@ -70,7 +74,8 @@ def check_pixels(header: Header) -> PixelFormat:
         raise InputError(
             where,
             f"transfer syntax {header.transfer_syntax or 'not stated'} is not supported",
-            "export it uncompressed (explicit VR little endian) or as JPEG, JPEG-LS, JPEG 2000 or RLE",
+            "export it uncompressed (explicit VR little endian) or as JPEG, JPEG-LS, JPEG 2000 "
+            "or RLE",
             code="E_TRANSFER_SYNTAX",
         )
     if not header.pixel_tag:
@@ -79,7 +84,8 @@ def check_pixels(header: Header) -> PixelFormat:
     if form.rows * form.columns > _MAX_FRAME_PIXELS or form.frame_bytes > 1 << 30:
         raise InputError(
             where,
-            f"declares {form.columns} x {form.rows} pixels, more than the limit of {_MAX_FRAME_PIXELS}",
+            f"declares {form.columns} x {form.rows} pixels, more than the limit of "
+            f"{_MAX_FRAME_PIXELS}",
             "the header is corrupt, or the image is not a medical slice",
             code="E_TOO_LARGE",
         )
@@ -105,7 +111,9 @@ def check_pixels(header: Header) -> PixelFormat:
 
 
 def _is_zero_fill(header: Header, start: int, count: int, form: PixelFormat) -> bool:
-    """True if less than a frame follows the pixels and all of it is zero, as some archives pad their blocks."""
+    """True if less than a frame follows the pixels and all of it is zero, as some archives pad
+    their blocks.
+    """
     if count >= form.frame_bytes:
         return False
     if header.inflated is not None:
@@ -215,7 +223,9 @@ def _is_words(header: Header) -> bool:
 
 
 def _read_words(stream: Any, header: Header, start: int, count: int) -> bytearray:
-    """8-bit pixels in OW of a big-endian file come in swapped pairs (PS3.5 section 8.1.1 and annex A.3)."""
+    """8-bit pixels in OW of a big-endian file come in swapped pairs (PS3.5 section 8.1.1 and annex
+    A.3).
+    """
     first = start - start % 2
     length = start + count - first
     length += length % 2
@@ -272,7 +282,9 @@ def _frame_codes(
 
 
 def _decode(data: bytes, header: Header, form: PixelFormat) -> NDArray[Any]:
-    """One frame through pydicom's decoders (pylibjpeg, pyjpegls for compressed ones), colours as RGB."""
+    """One frame through pydicom's decoders (pylibjpeg, pyjpegls for compressed ones), colours as
+    RGB.
+    """
     decoder: Any = get_decoder(header.transfer_syntax)
     is_native = header.transfer_syntax in NATIVE
     try:
@@ -291,7 +303,11 @@ def _decode(data: bytes, header: Header, form: PixelFormat) -> NDArray[Any]:
             planar_configuration=int(form.is_planar),
             pixel_keyword="PixelData",
         )
-    except Exception as error:  # each codec has errors of its own
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except (
+        BaseException
+    ) as error:  # each codec has errors of its own; one in Rust leaves Exception aside
         raise _broken(header.name, f"cannot be decoded ({type(error).__name__})") from None
     if array.shape != _shape(form):
         raise _broken(header.name, f"decodes to {array.shape}, the header says {_shape(form)}")

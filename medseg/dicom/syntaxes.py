@@ -37,8 +37,10 @@ CROSS_SECTIONAL = frozenset(
 PROJECTIONS = frozenset(
     f"{_STORAGE}.{end}"
     for end in (
-        "1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "6", "6.1", "3", "3.1", "12.1", "12.1.1", "12.2",
-        "12.2.1", "12.3", "481.1", "77.1.1", "77.1.1.1", "77.1.2", "77.1.2.1", "77.1.4", "77.1.4.1", "77.1.5.1",
+        "1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "6", "6.1", "3", "3.1", "12.1",
+        "12.1.1", "12.2",
+        "12.2.1", "12.3", "481.1", "77.1.1", "77.1.1.1", "77.1.2", "77.1.2.1", "77.1.4", "77.1.4.1",
+        "77.1.5.1",
         "77.1.5.2",
     )
 )  # fmt: skip
@@ -95,5 +97,5 @@ def other_object(sop_class: str) -> str:
 
 
 def is_projection_class(sop_class: str) -> bool:
-    """True for images of one plane without a place in the patient, captures of a screen included."""
+    """True for images of one plane without a place in the patient, captures included."""
     return sop_class in PROJECTIONS or sop_class in SECONDARY_CAPTURES

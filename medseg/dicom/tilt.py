@@ -1,6 +1,8 @@
-"""Leaning stacks (gantry tilt) and stacks with holes: onto an orthogonal, gapless grid, and results back.
+"""Leaning stacks (gantry tilt) and stacks with holes: onto an orthogonal, gapless grid, and results
+back.
 
-The slices keep their plane, so only shifts within it are needed: a slice's pixels move by the sideways part of
+The slices keep their plane, so only shifts within it are needed: a slice's pixels move by the
+    sideways part of
 the stacking step. Nothing is interpolated across slices but where a whole slice is missing.
 """
 
@@ -14,7 +16,9 @@ from medseg.core.segmentation import LabelMap
 
 
 def upright_geometry(native: Geometry) -> Geometry:
-    """The smallest orthogonal grid around a leaning one: same i and j axes and spacing, k along the normal."""
+    """The smallest orthogonal grid around a leaning one: same i and j axes and spacing, k along the
+    normal.
+    """
     affine = native.affine
     shifts = _shifts(native)
     last = native.shape[2] - 1
@@ -70,10 +74,11 @@ def straighten(
 def _neighbours(
     extent: int, offset: float, size: int
 ) -> tuple[int, NDArray[np.intp], NDArray[np.float32]]:
-    """For the outputs that lie on a slice's pixels: the first, their lower neighbours, and their weights.
+    """For the outputs that lie on a slice's pixels: the first, their lower neighbours, and their
+    weights.
 
-    An output belongs to the slice if its centre lies within a pixel; half a pixel beyond the outermost centres takes
-    the outermost value.
+    An output belongs to the slice if its centre lies within a pixel; half a pixel beyond the
+    outermost centres takes the outermost value.
     """
     positions = np.arange(extent) - offset
     inside = np.flatnonzero((positions >= -0.5) & (positions <= size - 0.5))
@@ -83,7 +88,8 @@ def _neighbours(
 
 
 def restore_labels(label_map: LabelMap, native: Geometry) -> LabelMap:
-    """A label map on the grid of the slices as acquired, by nearest neighbour; unchanged if it is there already.
+    """A label map on the grid of the slices as acquired, by nearest neighbour; unchanged if it is
+    there already.
 
     Args:
         label_map: on any grid that covers the slices.

@@ -1,4 +1,6 @@
-"""Series to Volume: pixels of an indexed series streamed into one array, on one grid in RAS millimetres."""
+"""Series to Volume: pixels of an indexed series streamed into one array, on one grid in RAS
+millimetres.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def read_dicom_volumes(
         path: where to look.
         on_gap: "refuse" a series with missing slices, or "resample" to interpolate them.
         on_tilt: "resample" a leaning stack onto an orthogonal grid, "keep" it, or "refuse".
-        trust_positions: take positions as comparable although FrameOfReferenceUID differs within a series.
+        trust_positions: take positions as comparable although FrameOfReferenceUID differs within a
+            series.
 
     Raises:
         InputError: nothing can be read rightly; says why for each series.
@@ -70,10 +73,10 @@ def read_dicom_volumes(
             _log.warning("left out, %s: %s", refusal.code, refusal)
         return volumes
     raise_all(refused, where=str(path), what="series cannot be read")
-    reasons = sorted({item.reason for item in index.left_out})
+    reasons = sorted({item.reason.removeprefix("is ") for item in index.left_out})
     raise InputError(
         path,
-        "holds no DICOM image" + (f" (what is there: {'; '.join(reasons[:5])})" if reasons else ""),
+        "holds no DICOM image" + (f" (found: {'; '.join(reasons[:5])})" if reasons else ""),
         "give a folder, file, ZIP archive or DICOMDIR with DICOM images",
         code="E_NO_IMAGES",
     )
@@ -94,7 +97,8 @@ def read_series(
         on_gap: "refuse" a series with missing slices, or "resample" to interpolate them.
         on_tilt: "resample" a leaning stack onto an orthogonal grid, "keep" it, or "refuse".
         suv: for PET in Bq/ml, give standardised uptake values by body weight.
-        trust_positions: take positions as comparable although FrameOfReferenceUID differs within the series.
+        trust_positions: take positions as comparable although FrameOfReferenceUID differs within
+            the series.
 
     Raises:
         InputError: a file is missing, broken or contradicts the others.
@@ -109,16 +113,18 @@ def read_series(
 def restore_to_slices(label_map: LabelMap, series: SeriesRef) -> LabelMap:
     """A result put back onto the slices as acquired, where reading has straightened a gantry tilt.
 
-    The result's grid has one slice per file, in the order of `series.paths`, and leans like the gantry. Nearest
-    neighbour. A label map that lies on the acquired grid already comes back unchanged; so do the slices that
-    on_gap="resample" has filled in, which belong to no file.
+    The result's grid has one slice per file, in the order of `series.paths`, and leans like the
+    gantry. Nearest neighbour. A label map that lies on the acquired grid already comes back
+    unchanged; so do the slices that on_gap="resample" has filled in, which belong to no file.
     """
     found = found_volume(series, on_gap="resample", trust_positions=True)
     return restore_labels(label_map, found.geometry)
 
 
 def native_geometry(series: SeriesRef) -> Geometry:
-    """Grid of the slices as acquired (k in the order of `series.paths`), leaning where the gantry was tilted."""
+    """Grid of the slices as acquired (k in the order of `series.paths`), leaning where the gantry
+    was tilted.
+    """
     return found_volume(series, trust_positions=True).lattice.geometry
 
 
@@ -200,7 +206,9 @@ def _fill(
     forms: dict[int, PixelFormat],
     mappings: Sequence[Intensity],
 ) -> bool:
-    """Decodes all frames into `layers` (C, K, J, I), a file per thread; False if a value does not fit."""
+    """Decodes all frames into `layers` (C, K, J, I), a file per thread; False if a value does not
+    fit.
+    """
     by_file: dict[int, list[int]] = {}
     for n, frame in enumerate(frames):
         by_file.setdefault(id(frame.header), []).append(n)
@@ -278,7 +286,8 @@ def _check_size(size: int, where: str) -> None:
     if size > MAX_VOLUME_BYTES:
         raise InputError(
             where,
-            f"would take {size / 1e9:.1f} GB, more than the limit of {MAX_VOLUME_BYTES / 1e9:.1f} GB",
+            f"would take {size / 1e9:.1f} GB, more than the limit of {MAX_VOLUME_BYTES / 1e9:.1f} "
+            "GB",
             "split the series, or check its Rows, Columns and NumberOfFrames",
             code="E_TOO_LARGE",
         )

@@ -22,16 +22,19 @@ _log = logging.getLogger(__name__)
 class DicomFolder:
     """Every DICOM volume below a folder; what cannot be read rightly is refused and logged.
 
-    A case is named after the folders its files lie in, below `folder`. Where one folder holds several volumes, a
-    short hash of the series (and a number for its phases) is added. Names never come from DICOM attributes.
+    A case is named after the folders its files lie in, below `folder`. Where one folder holds
+    several volumes, a short hash of the series (and a number for its phases) is added. Names never
+    come from DICOM attributes.
 
     Args:
         folder: folder, file, ZIP archive or DICOMDIR.
-        on_gap: "refuse" series with missing slices, or "resample" to interpolate whole missing slices.
-        on_tilt: "resample" leaning stacks (gantry tilt) onto an orthogonal grid, "keep" or "refuse" them.
+        on_gap: "refuse" series with missing slices, or "resample" to interpolate whole missing
+            slices.
+        on_tilt: "resample" leaning stacks (gantry tilt) onto an orthogonal grid, "keep" or "refuse"
+            them.
         suv: give PET series in Bq/ml as standardised uptake values by body weight.
-        trust_positions: take positions as comparable although FrameOfReferenceUID differs within a series; for
-            data whose anonymiser is known to have renumbered it.
+        trust_positions: take positions as comparable although FrameOfReferenceUID differs within a
+            series; for data whose anonymiser is known to have renumbered it.
     """
 
     def __init__(
@@ -89,7 +92,8 @@ class DicomFolder:
     def _case(self, key: str, found: FoundVolume, index: DicomIndex) -> Case:
         return Case(
             key=key,
-            # The volume keeps the index's unpacked archive alive for as long as the case may be read.
+            # The volume keeps the index's unpacked archive alive for as long as the case may be
+            # read.
             read_image=partial(_read, found, index, self.on_tilt, self.suv),
             group=found.patient,
             series=found.series,
@@ -136,7 +140,7 @@ def _folder_key(found: FoundVolume, index: DicomIndex) -> str:
 
 
 def _safe(name: str) -> str:
-    """Letters, digits, dot, dash and underscore; never empty, hidden or longer than 100 characters."""
+    """Letters, digits, dot, dash and underscore; never empty, hidden or over 100 characters."""
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "case"
     if len(cleaned) > 100:
         cleaned = f"{cleaned[:80]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

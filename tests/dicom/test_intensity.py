@@ -19,7 +19,7 @@ from medseg.dicom.volumes import read_series
 
 
 def pet(folder: Path, change: Callable[[Dataset], None] | None = None) -> SeriesRef:
-    """A PET of 1000 Bq/ml: 80 kg, 400 MBq of a 6600 s half-life, injected 6600 s before the scan."""
+    """A PET of 1000 Bq/ml: 80 kg, 400 MBq of a 6600 s half-life, injected 6600 s before."""
 
     def edit(ds: Dataset, k: int) -> None:
         cases.set_pixels(ds, np.full((ds.Rows, ds.Columns), 500, "<u2"))

@@ -54,7 +54,8 @@ def test_tilted_series_is_read_on_an_orthogonal_grid(degrees: float, tmp_path: P
     expected = cases.expected_values(volume.geometry.affine, volume.spatial_shape)
     inside = array > -900
     assert inside.sum() >= 40 * 41.5 * 15
-    # Linear interpolation within a slice: exact on the slopes, up to 8 of 600 HU too low on the spot.
+    # Linear interpolation within a slice: exact on the slopes, up to 8 of 600 HU too low on the
+    # spot.
     assert np.abs(array - expected)[inside].max() < 15
     centre = cases.spot_centre_ras(np.where(inside, array, expected), volume.geometry.affine)
     reference = cases.spot_centre_ras(expected, volume.geometry.affine)
