@@ -10,7 +10,7 @@ from scipy import ndimage
 from medseg.core.labels import LabelSet
 
 NUM_SLICES = 3
-TILE_PIXELS = 320
+TILE_PIXELS = 280
 REFERENCE_RGB = (60, 220, 60)
 
 
@@ -47,7 +47,7 @@ def contour_overview(
                     (width, height), Image.Resampling.NEAREST
                 )
                 inside = np.asarray(mask)
-                pixels[inside & ~ndimage.binary_erosion(inside)] = colour
+                pixels[inside & ~ndimage.binary_erosion(inside, iterations=2)] = colour
         tiles.append(pixels)
     picture = Image.fromarray(np.concatenate(tiles, axis=1))
     canvas = Image.new("RGB", (picture.width, picture.height + 18), (20, 20, 20))
