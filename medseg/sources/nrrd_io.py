@@ -238,7 +238,9 @@ def _geometry(
             raise _bad(path, f"its space origin {fields['space origin']} must have three numbers")
         affine[:3, 3] = origin
         affine[:3] *= _unit_mm(fields, path)
-        return placed(shape, _TO_RAS[space] @ affine, path, name="space directions")
+        with np.errstate(invalid="ignore"):
+            affine = _TO_RAS[space] @ affine
+        return placed(shape, affine, path, name="space directions")
     spacing = _spacing(fields, vectors, path, spatial=spatial)
     if len(spatial) == 2:
         notes.append("the place of the 2D image is unknown; it is put into an axial plane")

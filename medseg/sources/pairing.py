@@ -45,10 +45,12 @@ def group_images(
     files: Sequence[Path], folder: Path, *, num_channels: int | None = None
 ) -> list[FileGroup]:
     """One case per image; with `num_channels`, `key_0000`, `key_0001`, ... are the case `key`."""
-    channels: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    channels: dict[tuple[Path, str, str], list[Path]] = defaultdict(list)
     for path in files:
-        channels[path.parent, _channel_key(path, num_channels)].append(path)
-    keys = _unique_keys(list(channels), folder)
+        key = _channel_key(path, num_channels)
+        # Files of one name that are not channels stay cases of their own, and are refused later.
+        channels[path.parent, key, path.name if key == file_key(path) else ""].append(path)
+    keys = _unique_keys([(parent, key) for parent, key, _ in channels], folder)
     return [
         FileGroup(key, _all_channels(found, num_channels), None, _role(found[0], folder).is_test)
         for key, found in zip(keys, channels.values(), strict=True)

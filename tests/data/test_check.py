@@ -1,0 +1,151 @@
+"""The data set check names every bad case once, with its reason."""
+
+from dataclasses import replace
+
+import image_folders
+import numpy as np
+import pytest
+from phantoms import TWO_LABELS
+
+from medseg.data.check import CaseProblem, check_cases, check_source, problem_table
+from medseg.sources.decathlon import Decathlon
+from medseg.sources.folder import Folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    image_folders.decathlon(tmp_path, num_cases=4, num_test=1)
+    return tmp_path
+
+
+def _codes(folder):
+    return {
+        (problem.key, problem.code, problem.severity)
+        for problem in check_source(Decathlon(str(folder)))
+    }
+
+
+def _image(folder, array, number=0):
+    image_folders.write(folder / "imagesTr" / f"liver_{number:03d}.nii.gz", array)
+
+
+def _label(folder, array, number=0, **options):
+    image_folders.write(folder / "labelsTr" / f"liver_{number:03d}.nii.gz", array, **options)
+
+
+def test_a_good_data_set_has_no_problems(folder):
+    assert _codes(folder) == set()
+    assert problem_table([]) == "no problems found"
+
+
+def test_each_kind_of_problem_is_found(folder):
+    holes = image_folders.image().astype("f4")
+    holes[1, 1, 1] = np.nan
+    moved = image_folders.AFFINE.copy()
+    moved[2, 3] += 1.0
+
+    _image(folder, holes, 0)
+    _label(folder, image_folders.label() + 2, 1)
+    _label(folder, image_folders.label(), 2, affine=moved)
+    _label(folder, image_folders.label() * 0, 3)
+
+    assert _codes(folder) == {
+        ("liver_000", "E_IMAGE_NAN", "error"),
+        ("liver_001", "E_LABEL_VALUES", "error"),
+        ("liver_002", "E_GRID_MISMATCH", "error"),
+        ("liver_003", "E_EMPTY_LABEL", "warning"),
+    }
+
+
+def test_missing_and_unreadable_files_are_found(folder):
+    path = folder / "imagesTr" / "liver_000.nii.gz"
+    path.write_bytes(path.read_bytes()[:-40])
+    (folder / "labelsTr" / "liver_001.nii.gz").unlink()
+    (folder / "imagesTr" / "liver_002.nii.gz").unlink()
+    (folder / "imagesTr" / "liver_003.nii.gz").unlink()
+    (folder / "labelsTr" / "liver_003.nii.gz").unlink()
+
+    assert _codes(folder) == {
+        ("liver_000", "E_TRUNCATED", "error"),
+        ("liver_001", "E_NO_FILE", "error"),
+        ("labelsTr/liver_002.nii.gz", "E_ORPHAN_LABEL", "error"),
+        ("liver_002", "E_NO_FILE", "warning"),
+        ("liver_003", "E_NO_FILE", "warning"),
+    }
+
+
+def test_an_empty_image_is_an_error(folder):
+    _image(folder, image_folders.image() * 0 + 7, 2)
+
+    (problem,) = check_source(Decathlon(str(folder)))
+
+    assert (problem.key, problem.code) == ("liver_002", "E_EMPTY_IMAGE")
+    assert problem.what == "the image is empty: every voxel is 7"
+
+
+def test_a_channel_more_than_the_others_is_an_error(folder):
+    _image(folder, image_folders.image(shape=(*image_folders.SHAPE, 2)), 1)
+
+    assert _codes(folder) == {("liver_001", "E_CHANNELS", "error")}
+
+
+def test_the_same_image_twice_is_a_warning_and_across_the_split_an_error(folder):
+    _image(folder, image_folders.image(1), 0)
+    assert _codes(folder) == {
+        ("liver_000", "E_DUPLICATE", "warning"),
+        ("liver_001", "E_DUPLICATE", "warning"),
+    }
+
+    image_folders.write(folder / "imagesTs" / "liver_100.nii.gz", image_folders.image(1))
+    (problem, *_) = check_source(Decathlon(str(folder)))
+    assert problem.severity == "error"
+    assert problem.what == "has the same image as liver_001, liver_100; training and test share it"
+
+
+def test_only_held_out_cases_may_lack_a_label(folder):
+    cases = Decathlon(str(folder)).cases()
+    bare = [replace(case, read_reference=None) for case in cases]
+
+    problems = check_cases(bare, TWO_LABELS, num_threads=1)
+
+    assert [problem.key for problem in problems] == [f"liver_{n:03d}" for n in range(4)]
+    assert {problem.code for problem in problems} == {"E_NO_LABEL"}
+
+
+def test_labels_given_here_are_the_ones_that_count(folder):
+    cases = Decathlon(str(folder)).cases()
+    narrow = type(TWO_LABELS).from_names(["background", "liver"])
+
+    problems = check_cases(cases, narrow)
+
+    assert {problem.what for problem in problems} == {"the label holds 2, which no class has"}
+
+
+def test_the_table_has_a_line_for_each_problem_and_a_remedy_for_each_kind():
+    problems = [
+        CaseProblem("case_1", "error", "E_NO_LABEL", "has no label", "add it"),
+        CaseProblem("a_longer_name", "error", "E_NO_LABEL", "has no label", "add it"),
+        CaseProblem("case_2", "warning", "E_EMPTY_LABEL", "the label is empty", "check it"),
+    ]
+
+    lines = problem_table(problems).splitlines()
+
+    assert lines[0] == "case           severity  code           what"
+    assert lines[2] == "case_1         error     E_NO_LABEL     has no label"
+    assert lines[4] == "case_2         warning   E_EMPTY_LABEL  the label is empty"
+    assert lines[5:] == ["2 errors, 1 warnings", "E_EMPTY_LABEL: check it", "E_NO_LABEL: add it"]
+
+
+@pytest.mark.real_data
+def test_the_broken_data_set_is_named_case_by_case(real_data):
+    problems = check_source(Folder(str(real_data("Task04_Hippocampus_broken"))))
+
+    assert [(problem.key, problem.code) for problem in problems] == [
+        ("hippocampus_118", "E_NO_LABEL"),
+        ("labels/hippocampus_010.nii.gz", "E_ORPHAN_LABEL"),
+    ]
+
+
+@pytest.mark.real_data
+def test_the_hippocampus_data_set_has_no_problems(real_data):
+    assert check_source(Folder(str(real_data("Task04_Hippocampus")))) == []
