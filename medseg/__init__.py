@@ -21,7 +21,7 @@ _HOMES = {
     "MedsegError": "medseg.core.errors",
     "InputError": "medseg.core.errors",
     "read_volumes": "medseg.sources.read",
-    "read_segmentation": "medseg.sources.read",
+    "read_segmentation": "medseg.sources.segmentations",
     "write_dicom_seg": "medseg.writers.dicom_seg",
     "build_model": "medseg.models.build",
     "load_config": "medseg.config.check",

@@ -14,7 +14,7 @@ from pydicom.valuerep import DS
 from medseg.core.labels import CodedConcept
 from medseg.dicom.derived import code_item
 from medseg.dicom.encode import element, encode_elements, sequence
-from medseg.dicom.frames import Frame
+from medseg.dicom.frames import Frame, is_enhanced
 from medseg.dicom.source_series import SourceSeries
 
 _SEGMENTATION = CodedConcept("113076", "DCM", "Segmentation")
@@ -119,7 +119,7 @@ def _reference(frame: Frame) -> bytes:
     header = frame.header
     reference = element(_SOP_CLASS, "UI", header.text("SOPClassUID"))
     reference += element(_SOP_INSTANCE, "UI", header.text("SOPInstanceUID"))
-    if header.has("PerFrameFunctionalGroupsSequence"):
+    if is_enhanced(header):
         reference += element(_FRAME_NUMBER, "IS", str(frame.number + 1))
     return reference
 
