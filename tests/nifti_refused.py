@@ -50,7 +50,7 @@ def _refused() -> Iterator[Made]:
     second_cut = gzip.compress(nii[:400]) + gzip.compress(nii[400:])[:-30]
     yield Made("second gzip member cut", {"a.nii.gz": second_cut}, "E_TRUNCATED")
     bomb = gzip.compress(nii + bytes(65 << 20), 1)
-    yield Made("65 MiB after the voxels", {"a.nii.gz": bomb}, "E_SIZE_LIMIT")
+    yield Made("65 MiB after the voxels", {"a.nii.gz": bomb}, "E_TOO_LARGE")
     yield Made(
         "offset past the end",
         {"a.nii": nii[:108] + np.float32(1e6).tobytes() + nii[112:]},
@@ -96,9 +96,9 @@ def _refused() -> Iterator[Made]:
     yield bent("negative extent", "E_DIMENSIONS", dim={3: -3})
     yield bent("two axes beyond the third", "E_DIMENSIONS", voxels(shape=(*SHAPE, 2, 3)))
     yield bent("sixth axis", "E_DIMENSIONS", voxels(shape=(*SHAPE, 1, 1, 2)))
-    yield bent("60 GB by the header", "E_SIZE_LIMIT", dim={1: 32000, 2: 32000, 3: 30})
+    yield bent("60 GB by the header", "E_TOO_LARGE", dim={1: 32000, 2: 32000, 3: 30})
     huge = content(array, sform=plain, dim={1: 32000, 2: 32000, 3: 30})
-    yield Made("60 GB by the header, compressed", {"a.nii.gz": gzip.compress(huge)}, "E_SIZE_LIMIT")
+    yield Made("60 GB by the header, compressed", {"a.nii.gz": gzip.compress(huge)}, "E_TOO_LARGE")
     yield bent("1 GB by the header", "E_TRUNCATED", dim={1: 1000, 2: 1000, 3: 500})
     large = content(array, sform=plain, dim={1: 1000, 2: 1000, 3: 500})
     yield Made("1 GB by the header, compressed", {"a.nii.gz": gzip.compress(large)}, "E_TRUNCATED")
@@ -106,7 +106,7 @@ def _refused() -> Iterator[Made]:
     yield Made(
         "extents whose product overflows",
         {"a.nii": content(array, sform=plain, version=2, dim=beyond)},
-        "E_SIZE_LIMIT",
+        "E_TOO_LARGE",
     )
     for name, dtype in (("complex64", "c8"), ("complex128", "c16")):
         yield bent(name, "E_DTYPE", array.astype(dtype))

@@ -78,7 +78,7 @@ def check_source(
         CaseProblem(
             key,
             "warning",
-            "E_NO_FILE",
+            "E_ABSENT_CASE",
             "is in the data set's list, but has no file",
             "unpack it again",
         )
@@ -271,7 +271,7 @@ def _duplicates(cases: Sequence[Case], findings: Sequence[_Finding]) -> list[Cas
                 _problem(
                     case,
                     "error" if leaks else "warning",
-                    "E_DUPLICATE",
+                    "E_DUPLICATE_IMAGE",
                     f"has the same image as {others}{where}",
                     "keep one, or give them one patient in a manifest so that they stay together",
                 )

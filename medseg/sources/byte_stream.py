@@ -124,7 +124,7 @@ class ByteStream:
                     self.path,
                     f"more than {_MAX_EXCESS >> 20} MiB follow the voxels of the header",
                     "the header or the file is damaged; export it again",
-                    code="E_SIZE_LIMIT",
+                    code="E_TOO_LARGE",
                 )
         return excess
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from medseg.sources.placement import (
     placed,
 )
 from medseg.sources.read_rules import ReadRules
+
+_log = logging.getLogger(__name__)
 
 _MAX_CODE = 5
 # Float32 rounding of a half-turn quaternion leaves b2 + c2 + d2 this far above 1.
@@ -189,6 +192,7 @@ def _compare_with_qform(
     difference = by_sform.difference(by_qform, tolerance_mm=_SAME_MM)
     if difference:
         notes.append(f"sform and qform differ ({difference}); the sform is used")
+        _log.warning("%s: %s", path, notes[-1])
 
 
 def _swaps_sides(first: Geometry, second: Geometry) -> bool:

@@ -179,7 +179,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
             path,
             "has more pixels than are accepted",
             "cut it into smaller pictures",
-            code="E_SIZE_LIMIT",
+            code="E_TOO_LARGE",
         )
     what = "is cut off" if "truncated" in str(error) else f"cannot be decoded ({kind})"
     return InputError(

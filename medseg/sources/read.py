@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
+import stat
 from pathlib import Path
 
 from medseg.core.errors import InputError, raise_all
 from medseg.core.volume import Volume
-from medseg.sources.byte_stream import ByteStream
+from medseg.sources.byte_stream import ByteStream, unreadable
 from medseg.sources.dicom_files import may_be_dicom
 from medseg.sources.image_files import find_files, image_files, is_image_file, read_image
-from medseg.sources.input_folder import existing_path
 from medseg.sources.nifti_header import looks_like_nifti
 from medseg.sources.nifti_io import read_nifti
 from medseg.sources.read_rules import MAX_BYTES, ReadRules
@@ -37,9 +37,13 @@ def read_volumes(
     Raises:
         InputError: nothing at or below the path can be read rightly; says why for each file.
     """
-    found = existing_path(str(path))
+    found = Path(path).expanduser()
+    try:
+        is_folder = stat.S_ISDIR(found.stat().st_mode)
+    except (OSError, ValueError) as error:
+        raise unreadable(found, error) from error
     rules = ReadRules(allow_unknown_orientation, max_bytes)
-    if found.is_dir():
+    if is_folder:
         files = find_files(found)
         images = image_files(files)
         has_dicom = not images or any(may_be_dicom(file) for file in files)

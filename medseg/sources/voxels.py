@@ -20,7 +20,7 @@ def read_voxels(
     """The next `prod(shape)` numbers in native byte order, first axis fastest (Fortran order).
 
     Raises:
-        InputError: E_SIZE_LIMIT, too large; E_TRUNCATED, not all there; E_COMPRESSION, E_CHECKSUM.
+        InputError: E_TOO_LARGE, too large; E_TRUNCATED, not all there; E_COMPRESSION, E_CHECKSUM.
     """
     count = prod(shape)
     num_bytes = count * dtype.itemsize
@@ -43,13 +43,13 @@ def read_voxels(
 
 
 def refuse_too_large(path: Path, num_bytes: int, *, rules: ReadRules) -> None:
-    """Raises E_SIZE_LIMIT if an array of that size is over the limit."""
+    """Raises E_TOO_LARGE if an array of that size is over the limit."""
     if num_bytes > rules.max_bytes:
         raise InputError(
             path,
             f"announces {num_bytes:.3g} bytes of voxels, the limit is {rules.max_bytes:.3g}",
             "set max_bytes of the source if the file is really that large",
-            code="E_SIZE_LIMIT",
+            code="E_TOO_LARGE",
         )
 
 
@@ -57,7 +57,7 @@ def scaled(array: NDArray[Any], *, slope: float, intercept: float, path: Path) -
     """`slope * array + intercept` as float32, or as float64 where the stored numbers need it.
 
     Raises:
-        InputError: E_SCALING, a finite number becomes infinite; E_SIZE_LIMIT, not enough memory.
+        InputError: E_SCALING, a finite number becomes infinite; E_TOO_LARGE, not enough memory.
     """
     needs_double = array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2)
     try:
@@ -103,5 +103,5 @@ def _out_of_memory(path: Path, num_bytes: int) -> InputError:
         path,
         f"its voxels need {num_bytes:.3g} bytes of memory, which are not free",
         "read it on a machine with more memory",
-        code="E_SIZE_LIMIT",
+        code="E_TOO_LARGE",
     )

@@ -69,8 +69,8 @@ def test_missing_and_unreadable_files_are_found(folder):
         ("liver_000", "E_TRUNCATED", "error"),
         ("liver_001", "E_NO_FILE", "error"),
         ("labelsTr/liver_002.nii.gz", "E_ORPHAN_LABEL", "error"),
-        ("liver_002", "E_NO_FILE", "warning"),
-        ("liver_003", "E_NO_FILE", "warning"),
+        ("liver_002", "E_ABSENT_CASE", "warning"),
+        ("liver_003", "E_ABSENT_CASE", "warning"),
     }
 
 
@@ -92,8 +92,8 @@ def test_a_channel_more_than_the_others_is_an_error(folder):
 def test_the_same_image_twice_is_a_warning_and_across_the_split_an_error(folder):
     _image(folder, image_folders.image(1), 0)
     assert _codes(folder) == {
-        ("liver_000", "E_DUPLICATE", "warning"),
-        ("liver_001", "E_DUPLICATE", "warning"),
+        ("liver_000", "E_DUPLICATE_IMAGE", "warning"),
+        ("liver_001", "E_DUPLICATE_IMAGE", "warning"),
     }
 
     image_folders.write(folder / "imagesTs" / "liver_100.nii.gz", image_folders.image(1))

@@ -96,7 +96,7 @@ def test_a_larger_file_is_read_when_the_limit_is_raised(tmp_path):
     with pytest.raises(InputError, match="the limit is 100; set max_bytes") as caught:
         read_nifti(path, rules=ReadRules(max_bytes=100))
 
-    assert caught.value.code == "E_SIZE_LIMIT"
+    assert caught.value.code == "E_TOO_LARGE"
     assert read_nifti(path, rules=ReadRules(max_bytes=120)).array.size == 60
 
 

@@ -93,6 +93,14 @@ def test_a_path_without_images_is_refused(content, tmp_path):
         assert caught.value.remedy
 
 
+def test_a_missing_path_is_named(tmp_path):
+    with pytest.raises(InputError, match="there is no such file; check the path") as caught:
+        read_volumes(tmp_path / "nowhere")
+
+    assert caught.value.code == "E_NO_FILE"
+    assert caught.value.where == str(tmp_path / "nowhere")
+
+
 @pytest.mark.real_data
 def test_real_folders_give_all_their_volumes(real_data):
     assert len(read_volumes(real_data("spine_mr_sct"))) == 6
