@@ -85,6 +85,7 @@ def _joined(counts: Counter[str]) -> str:
 
 def main(root: Path) -> None:
     logging.disable(logging.WARNING)
+    root = root.resolve()
     files = sorted(path for path in root.rglob("*") if path.is_file())
     folders = sorted({path.parent for path in files})
     lines = [

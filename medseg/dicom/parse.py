@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.filereader import read_dataset
@@ -93,7 +93,7 @@ class Header:
             bytes.
         pixel_length: declared bytes of the value; -1 for undefined (encapsulated).
         available: bytes from `pixel_offset` to the end of the file or inflated data.
-        inflated: the data set's bytes if it was deflated, else None.
+        deflated_at: where the deflated data set starts in the file; -1 if it is not deflated.
     """
 
     path: Path
@@ -105,7 +105,7 @@ class Header:
     pixel_offset: int
     pixel_length: int
     available: int
-    inflated: bytes | None = None
+    deflated_at: int = -1
 
     def has(self, keyword: str) -> bool:
         """True if the element is there and not empty."""
@@ -129,6 +129,16 @@ class Header:
     def numbers(self, keyword: str, count: int) -> tuple[float, ...]:
         """The element as exactly `count` finite numbers; refused if absent."""
         return numbers_of(self.dataset, keyword, count=count, where=self.name)
+
+
+def open_pixels(header: Header) -> BinaryIO:
+    """The bytes that `pixel_offset` counts in: the file, or its data set inflated anew."""
+    file = header.path.open("rb")
+    if header.deflated_at < 0:
+        return file
+    with file:
+        file.seek(header.deflated_at)
+        return io.BytesIO(_inflate(file.read(), header.name))
 
 
 def read_header(path: Path, *, name: str | None = None) -> Header:
@@ -190,11 +200,12 @@ def _read(file: io.BufferedReader, size: int, path: Path, name: str) -> Header:
     implicit, little = syntax == IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
     if not syntax:
         syntax, implicit, little = _guess_encoding(head[start : start + 8])
-    inflated: bytes | None = None
+    deflated_at = -1
     if syntax == DEFLATED:
         file.seek(start)
-        inflated = _inflate(file.read(), name)
-        head, start, size = inflated, 0, len(inflated)
+        deflated_at = start
+        head, start = _inflate(file.read(), name), 0
+        size = len(head)
     while True:
         stream = io.BytesIO(head)
         stream.seek(start)
@@ -230,7 +241,7 @@ def _read(file: io.BufferedReader, size: int, path: Path, name: str) -> Header:
         file.seek(0)
         head = file.read(min(len(head) * 16, _MAX_HEADER))
     if not found:
-        return Header(path, name, dataset, syntax, little, 0, size, 0, 0, inflated)
+        return Header(path, name, dataset, syntax, little, 0, size, 0, 0, deflated_at)
     tag, length = found[0]
     # The parser rewinds to the element's tag: 4 bytes tag, then 4 (implicit) or 8 (explicit OB, OW,
     # OF, OD).
@@ -247,7 +258,7 @@ def _read(file: io.BufferedReader, size: int, path: Path, name: str) -> Header:
         pixel_offset=offset,
         pixel_length=-1 if length == 0xFFFFFFFF else length,
         available=max(0, size - offset),
-        inflated=inflated,
+        deflated_at=deflated_at,
     )
 
 

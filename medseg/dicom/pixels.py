@@ -4,7 +4,6 @@ decoded.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,9 @@ from pydicom.pixels import apply_color_lut, get_decoder
 
 from medseg.core.errors import InputError
 from medseg.dicom.codestream import check_codestream
-from medseg.dicom.parse import DOUBLE_PIXELS, FLOAT_PIXELS, Header
+from medseg.dicom.parse import DOUBLE_PIXELS, FLOAT_PIXELS, Header, open_pixels
 from medseg.dicom.syntaxes import ACCEPTED, NATIVE
-from medseg.dicom.values import bad_value
+from medseg.dicom.values import bad_value, missing
 
 # Largest frame: 16384 x 8192 pixels covers mammography and radiography; whole slide images are not
 # read.
@@ -116,12 +115,9 @@ def _is_zero_fill(header: Header, start: int, count: int, form: PixelFormat) -> 
     """
     if count >= form.frame_bytes:
         return False
-    if header.inflated is not None:
-        first = header.pixel_offset + start
-        return not header.inflated[first : first + count].strip(b"\0")
-    with header.path.open("rb") as file:
-        file.seek(header.pixel_offset + start)
-        return not file.read(count).strip(b"\0")
+    with open_pixels(header) as stream:
+        stream.seek(header.pixel_offset + start)
+        return not stream.read(count).strip(b"\0")
 
 
 def _format(header: Header) -> PixelFormat:
@@ -132,11 +128,14 @@ def _format(header: Header) -> PixelFormat:
         if value < 1:
             raise bad_value(where, keyword, value, "must be at least 1")
     samples = header.integer("SamplesPerPixel", 1)
-    photometric = header.text("PhotometricInterpretation") or "MONOCHROME2"
+    photometric = header.text("PhotometricInterpretation")
+    if not photometric:
+        raise missing(where, "PhotometricInterpretation")
     allocated = header.integer("BitsAllocated")
-    stored = header.integer("BitsStored", allocated)
+    # Float pixels have neither; without them whole numbers could be signed or not.
+    stored = header.integer("BitsStored", allocated if is_float else None)
     high = header.integer("HighBit", stored - 1)
-    representation = header.integer("PixelRepresentation", 0)
+    representation = header.integer("PixelRepresentation", 0 if is_float else None)
     num_frames = header.integer("NumberOfFrames", 1)
     if num_frames < 1:
         raise bad_value(where, "NumberOfFrames", num_frames, "must be at least 1")
@@ -199,8 +198,7 @@ def _native_frames(header: Header, form: PixelFormat, numbers: list[int]) -> Ite
     order = "<" if header.is_little_endian else ">"
     dtype = np.dtype(f"{order}{'f' if form.is_float else 'u'}{form.bits_allocated // 8}")
     swaps_bytes = form.bits_allocated == 8 and not header.is_little_endian and _is_words(header)
-    stream = io.BytesIO(header.inflated) if header.inflated is not None else header.path.open("rb")
-    with stream:
+    with open_pixels(header) as stream:
         for number in numbers:
             buffer = bytearray(form.frame_bytes)
             start = number * form.frame_bytes
@@ -208,7 +206,7 @@ def _native_frames(header: Header, form: PixelFormat, numbers: list[int]) -> Ite
                 buffer = _read_words(stream, header, start, form.frame_bytes)
             else:
                 stream.seek(header.pixel_offset + start)
-                if stream.readinto(buffer) != len(buffer):
+                if stream.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
                     raise _broken(header.name, "ends before its last pixel")
             if form.samples == 3:
                 yield _decode(bytes(buffer), header, form)

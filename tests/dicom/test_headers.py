@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import dicom_cases as cases
@@ -10,6 +11,7 @@ import pydicom
 import pytest
 from dicom_cases import SHAPE, save, save_all, slices
 
+import medseg
 from medseg.core.errors import InputError
 from medseg.core.identity import SeriesRef
 from medseg.dicom.headers import index_folder
@@ -118,3 +120,18 @@ def test_a_wrong_option_is_named(tmp_path: Path) -> None:
         index_folder(tmp_path, on_gap="guess")
 
     assert "'refuse' or 'resample'" in caught.value.remedy
+
+
+def test_every_code_of_the_reader_is_documented() -> None:
+    root = Path(medseg.__file__).parent
+    document = root.parent / "docs" / "input_errors.md"
+    if not document.is_file():
+        pytest.skip("the installed package carries no docs")
+    modules = "codestream files frames headers intensity lattice parse partition pixels selection values volumes"
+    code = "".join((root / "dicom" / f"{name}.py").read_text() for name in modules.split())
+
+    undocumented = set(re.findall(r"\bE_[A-Z_]+", code)) - set(
+        re.findall(r"\bE_[A-Z_]+", document.read_text())
+    )
+
+    assert not undocumented

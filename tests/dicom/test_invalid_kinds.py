@@ -199,7 +199,11 @@ def two_studies_in_a_series(folder: Path) -> None:
 
 # --- missing and wrong values ---------------------------------------------------------------------
 
-for _keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows"):
+for _keyword in (
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
+    "BitsAllocated",
+    "BitsStored", "PixelRepresentation", "PhotometricInterpretation",
+):  # fmt: skip
     REFUSED[f"{_keyword}_missing"] = (
         "E_MISSING_TAG",
         lambda folder, keyword=_keyword: with_edit(folder, without(keyword)),

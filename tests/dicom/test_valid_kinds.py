@@ -738,3 +738,67 @@ def test_palette_gives_colours_not_indices(tmp_path: Path) -> None:
 
     expected = np.stack([(indices.astype(int) * (n + 1)) % 256 * 256 for n in range(3)])
     np.testing.assert_array_equal(volume.array[:, :, :, 0].transpose(0, 2, 1), expected)
+
+
+@pytest.mark.parametrize(
+    "syntax", ["1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"]
+)
+@pytest.mark.parametrize("bits", [12, 13, 16])
+def test_signed_values_survive_compression(syntax: str, bits: int, tmp_path: Path) -> None:
+    def edit(ds: Dataset, k: int) -> None:
+        values = np.frombuffer(ds.PixelData, "<u2").astype(int)[: ds.Rows * ds.Columns] - 1024
+        cases.set_pixels(ds, values.astype("<i2").reshape(ds.Rows, ds.Columns), bits=bits)
+        ds.RescaleIntercept = 0
+        ds.compress(syntax, generate_instance_uid=False)
+
+    save_all(slices(shape=(40, 36, 3), edit=edit), tmp_path)
+
+    (volume,) = read_dicom_volumes(tmp_path)
+
+    check_plane = cases.expected_values(volume.geometry.affine, (40, 36, 3))
+    assert np.abs(volume.array[0] - check_plane).max() <= 0.6
+
+
+def test_frames_are_found_by_an_extended_offset_table(tmp_path: Path) -> None:
+    from pydicom.encaps import encapsulate_extended, generate_frames
+
+    ds = cases.enhanced()
+    ds.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)
+    codes = list(generate_frames(ds.PixelData, number_of_frames=SHAPE[2]))
+    ds.PixelData, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = encapsulate_extended(
+        codes
+    )
+    save(ds, tmp_path / "one.dcm")
+
+    (volume,) = read_dicom_volumes(tmp_path)
+
+    check(volume)
+
+
+def test_legacy_converted_objects_are_read_like_enhanced_ones(tmp_path: Path) -> None:
+    save(cases.enhanced(sop_class="1.2.840.10008.5.1.4.1.1.2.2"), tmp_path / "one.dcm")
+
+    (volume,) = read_dicom_volumes(tmp_path)
+
+    check(volume)
+
+
+def test_two_slices_make_a_volume(tmp_path: Path) -> None:
+    save_all(slices(shape=(19, 18, 2)), tmp_path)
+
+    (volume,) = read_dicom_volumes(tmp_path)
+
+    assert volume.geometry.spacing_mm == pytest.approx(SPACING_MM)
+
+
+def test_deflated_series_keeps_nothing_inflated_in_its_index(tmp_path: Path) -> None:
+    deflated(tmp_path)
+    from medseg.dicom.headers import index_folder
+
+    (found,) = index_folder(tmp_path).volumes
+
+    assert not any(
+        isinstance(value, bytes)
+        for frame in found.lattice.frames
+        for value in vars(frame.header).values()
+    )
