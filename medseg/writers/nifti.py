@@ -41,7 +41,7 @@ class NiftiWriter:
             write_nifti(result.array.transpose(1, 2, 3, 0), result.geometry, path)
             return [path]
         path = output_path(folder, case, ".nii.gz")
-        write_nifti(_smallest_integers(result, path), result.geometry, path)
+        write_nifti(smallest_integers(result, path), result.geometry, path)
         return [path]
 
 
@@ -91,7 +91,12 @@ def write_nifti(array: NDArray[Any], geometry: Geometry, path: str | Path) -> No
             stream.write(chunk)
 
 
-def _smallest_integers(label_map: LabelMap, path: Path) -> NDArray[Any]:
+def smallest_integers(label_map: LabelMap, path: Path) -> NDArray[Any]:
+    """The class numbers as uint8, uint16 or int32, whichever holds the label set.
+
+    Raises:
+        OutputError: a number is negative or larger than int32 holds.
+    """
     lowest = int(label_map.array.min())
     highest = int(label_map.array.max())
     if label_map.labels is not None:

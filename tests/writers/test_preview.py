@@ -1,0 +1,81 @@
+"""Previews show classes where they are, the right way round."""
+
+import numpy as np
+import phantoms
+import pytest
+from PIL import Image
+
+from medseg.core.errors import ConfigError
+from medseg.core.identity import Case
+from medseg.core.labels import Label, LabelSet
+from medseg.core.segmentation import LabelMap
+from medseg.writers.preview import PreviewWriter
+
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+LABELS = LabelSet(
+    (Label("background", 0), Label("liver", 1, colour=RED), Label("tumour", 2, colour=GREEN))
+)
+
+
+def picture(tmp_path, label_map, **options):
+    case = Case("case_5", lambda: phantoms.ct_of(label_map))
+    result = LabelMap(label_map.array, label_map.geometry, LABELS)
+    (path,) = PreviewWriter(**options).write(result, case, folder=tmp_path)
+    return path, np.asarray(Image.open(path)).astype(int)
+
+
+def where(pixels, colour):
+    return np.argwhere((pixels == colour).all(axis=-1))
+
+
+@pytest.mark.parametrize("orientation", phantoms.ALL_48_ORIENTATIONS)
+def test_the_patients_right_front_and_head_are_where_radiologists_expect(tmp_path, orientation):
+    array = np.zeros((20, 24, 28), np.uint8)
+    array[3:17, 3:20, 4:24] = 1
+    array[12:15, 13:18, 16:22] = 2  # towards the right, the front and the head
+    ras = LabelMap(array, phantoms.grid(orientation="RAS", shape=array.shape))
+
+    _, pixels = picture(tmp_path, ras.reoriented(orientation), height=70)
+
+    # 40 x 60 x 98 mm at 70/98 pixels per mm: 29 pixels across, 4 between planes.
+    first, second = 29, 29 + 4 + 29
+    for low, high in ((0, first), (first + 4, second), (second + 4, None)):
+        red = where(pixels[:70, low:high], RED)
+        green = where(pixels[:70, low:high], GREEN)
+        above, left = (red.min(axis=0) + red.max(axis=0)) - (green.min(axis=0) + green.max(axis=0))
+        assert above > 0
+        assert left > 0
+    assert pixels.shape[0] == 70 + 2 * 14
+
+
+def test_equal_results_give_equal_bytes(tmp_path):
+    boxes = phantoms.labelled_boxes()
+
+    first, _ = picture(tmp_path / "a", boxes)
+    second, _ = picture(tmp_path / "b", boxes)
+
+    assert first.read_bytes() == second.read_bytes()
+    assert first.name == "case_5_preview.png"
+
+
+def test_an_empty_result_shows_the_image(tmp_path):
+    boxes = phantoms.labelled_boxes()
+    empty = LabelMap(np.zeros_like(boxes.array), boxes.geometry)
+    case = Case("c", lambda: phantoms.ct_of(boxes))
+
+    (path,) = PreviewWriter(height=64).write(empty, case, folder=tmp_path)
+
+    assert np.asarray(Image.open(path)).std() > 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"height": 4}, "height: is 4; use 32 to 4096 pixels"),
+        ({"opacity": 2.0}, "opacity: is 2.0; use 0 to 1"),
+        ({"window": (5.0, 1.0)}, r"window: is \(5.0, 1.0\); give the lower value first"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        PreviewWriter(**options)
