@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.bundle import ModelBundle
+from medseg.core.errors import MedsegError
 from medseg.core.identity import Case
 from medseg.core.segmentation import LabelMap
 from medseg.core.volume import Volume
@@ -66,7 +67,14 @@ class NetworkPredictor:
         return self.postprocess.apply(LabelMap(array, volume.geometry, self.bundle.labels))
 
     def logits(self, image: Tensor) -> Tensor:
-        """Mean logits of all folds for a preprocessed image (C, I, J, K), shape (classes, I, J, K)."""
+        """Mean logits of all folds, shape (classes, I, J, K).
+
+        Args:
+            image: preprocessed, shape (C, I, J, K).
+
+        Raises:
+            MedsegError: a logit is not finite.
+        """
         image = image.to(self.device)
         total: Tensor | None = None
         with torch.inference_mode(), autocast(self.device, self.precision):
@@ -80,6 +88,13 @@ class NetworkPredictor:
                 )
                 total = part if total is None else total + part
         assert total is not None
+        if not torch.isfinite(total).all():
+            raise MedsegError(
+                "network",
+                f"gives values that are not finite with precision {self.precision}",
+                "predict with precision 32-true, and look at the training's loss",
+                code="E_PREDICTION",
+            )
         return total / len(self.networks)
 
 

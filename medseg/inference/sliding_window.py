@@ -24,7 +24,8 @@ class SlidingWindow:
 
     Args:
         overlap: share of the patch that neighbouring windows have in common, 0 to below 1.
-        window_batch: windows computed at once; None takes 4 on CPU-sized patches and fewer for large ones.
+        window_batch: windows computed at once; None takes 4 on CPU-sized patches and fewer for
+            large ones.
         tta: "mirror" averages over all mirrored images along the axes that training mirrored.
         sigma: standard deviation of the blending Gaussian as a share of the patch
             (1/8, Isensee et al. 2021).
@@ -122,7 +123,9 @@ def mirror_combinations(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def _mirrored(network: Network, patches: Tensor, mirrors: list[tuple[int, ...]]) -> Tensor:
-    """Mean logits over mirrored patches, all mirrors in one batch; (N, C, *P) to (N, out, *P) float32."""
+    """Mean logits over mirrored patches, all mirrors in one batch; (N, C, *P) to (N, out, *P)
+    float32.
+    """
     if len(mirrors) == 1:
         return network(patches).float()
     turned = torch.cat([torch.flip(patches, [axis + 2 for axis in axes]) for axes in mirrors])
@@ -134,7 +137,7 @@ def _mirrored(network: Network, patches: Tensor, mirrors: list[tuple[int, ...]])
 
 
 def _pad(image: Tensor, window: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-    """The image with zeros around it where it is smaller than the window, and the margin before it."""
+    """The image, with zeros around it where the window is larger, and the margin before it."""
     missing = [max(0, size - extent) for size, extent in zip(window, image.shape[1:], strict=True)]
     margin = tuple(gap // 2 for gap in missing)
     if not any(missing):

@@ -50,7 +50,9 @@ def upsample_labels(logits: NDArray[Any] | Tensor, shape: tuple[int, ...]) -> ND
 def _axis_weights(
     old: int, new: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """For each new voxel along an axis: the later and earlier old voxel, and the share of the later."""
+    """For each new voxel along an axis: the later and earlier old voxel, and the share of the
+    later.
+    """
     position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     before = np.floor(position).astype(np.int64)
     after = np.minimum(before + 1, old - 1)

@@ -1,4 +1,5 @@
-"""Random changes of training patches: where they are cut (spatial) and how bright they are (intensity).
+"""Random changes of training patches: where they are cut (spatial) and how bright they are
+(intensity).
 
 Every change is drawn from a passed generator, so the same seed and step give the same patch.
 """
@@ -17,8 +18,8 @@ from torch import Tensor
 class Augment:
     """Ranges and probabilities of augmentation.
 
-    Defaults follow nnU-Net's (Isensee et al. 2021, supplement) unless docs/recipe.md says otherwise. A pair is
-    the range of a uniform distribution; probabilities are per sample.
+    Defaults follow nnU-Net's (Isensee et al. 2021, supplement) unless docs/recipe.md says
+    otherwise. A pair is the range of a uniform distribution; probabilities are per sample.
 
     Args:
         rotation_probability, rotation_degrees: about every axis (3D) or in the plane (2D).
@@ -29,8 +30,10 @@ class Augment:
         blur_probability, blur_sigma: Gaussian blur, in voxels.
         brightness_probability, brightness: factor on all values.
         contrast_probability, contrast: factor about the mean, clipped to the range before.
-        low_resolution_probability, low_resolution: factor by which the patch is coarsened and interpolated back.
-        gamma_probability, gamma: exponent on the range of the patch; also applied to the negative image.
+        low_resolution_probability, low_resolution: factor by which the patch is coarsened and
+            interpolated back.
+        gamma_probability, gamma: exponent on the range of the patch; also applied to the negative
+            image.
     """
 
     rotation_probability: float = 0.2
@@ -62,8 +65,8 @@ class Augment:
     ) -> np.ndarray | None:
         """Maps voxel offsets in the patch to voxel offsets in the case, shape (dims, dims).
 
-        Rotations are done in mm, so anisotropic voxels are not sheared. None if nothing but mirroring is drawn
-        and no axis is mirrored; a diagonal of +-1 if only mirroring is.
+        Rotations are done in mm, so anisotropic voxels are not sheared. None if nothing but
+        mirroring is drawn and no axis is mirrored; a diagonal of +-1 if only mirroring is.
 
         Args:
             spacing_mm: spacing of the patch's axes.
@@ -89,7 +92,7 @@ class Augment:
         *,
         rng: np.random.Generator,
     ) -> Tensor | None:
-        """Smooth random displacement in voxels, shape (*patch_size, dims); None if none is drawn."""
+        """Smooth random shift in voxels, shape (*patch_size, dims); None if none is drawn."""
         if rng.random() >= self.elastic_probability:
             return None
         dims = len(patch_size)
@@ -100,7 +103,9 @@ class Augment:
         return field.movedim(0, -1) / torch.tensor(spacing_mm, dtype=torch.float32)
 
     def intensity(self, image: Tensor, *, rng: np.random.Generator) -> Tensor:
-        """The patch (C, *P) with noise, blur, brightness, contrast, low resolution and gamma as drawn."""
+        """The patch (C, *P) with noise, blur, brightness, contrast, low resolution and gamma as
+        drawn.
+        """
         if rng.random() < self.noise_probability:
             sigma = rng.uniform(*self.noise_std)
             noise = rng.standard_normal(tuple(image.shape), dtype=np.float32)

@@ -1,6 +1,10 @@
-"""Cutting a patch out of a preprocessed case, straight or through an affine map; outside is zero or ignored."""
+"""Cutting a patch out of a preprocessed case, straight or through an affine map; outside is zero or
+ignored.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +22,15 @@ def choose_centre(
 ) -> NDArray[np.float64]:
     """Index position of a patch's centre.
 
-    With probability `foreground_fraction` a voxel of a class drawn evenly among those present, moved inwards so
-    that the patch stays within the image where it can; otherwise any position at which the patch lies within.
+    With probability `foreground_fraction` a voxel of a class drawn evenly among those present,
+    moved inwards so that the patch stays within the image where it can; otherwise any position at
+    which the patch lies within.
 
     Args:
         shape: spatial shape of the case.
         patch_size: voxels per axis.
-        locations: per foreground class, indices of some of its voxels, shape (n, dims); may be empty.
+        locations: per foreground class, indices of some of its voxels, shape (n, dims); may be
+            empty.
     """
     half = (np.array(patch_size) - 1) / 2
     low = half
@@ -43,9 +49,11 @@ def choose_centre(
 
 
 def cut_straight(
-    array: NDArray, centre: NDArray[np.float64], patch_size: tuple[int, ...], *, outside: float
-) -> NDArray:
-    """The patch of voxels around `centre`, shape (C, *patch_size); voxels beyond the image hold `outside`."""
+    array: NDArray[Any], centre: NDArray[np.float64], patch_size: tuple[int, ...], *, outside: float
+) -> NDArray[Any]:
+    """The patch of voxels around `centre`, shape (C, *patch_size); voxels beyond the image hold
+    `outside`.
+    """
     shape = array.shape[1:]
     start = np.round(centre - (np.array(patch_size) - 1) / 2).astype(int)
     stop = start + np.array(patch_size)
@@ -62,8 +70,8 @@ def cut_straight(
 
 
 def cut_mapped(
-    image: NDArray,
-    labels: NDArray,
+    image: NDArray[Any],
+    labels: NDArray[Any],
     coordinates: torch.Tensor,
     *,
     outside_label: int,
@@ -91,7 +99,9 @@ def cut_mapped(
     local = coordinates - torch.from_numpy(low.astype(np.float32))
     # grid_sample counts x (last axis) first and puts -1 and 1 on the outer voxel edges.
     grid = ((2 * local + 1) / size - 1).flip(-1)[None].float()
-    sampled = F.grid_sample(part, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    sampled = F.grid_sample(part, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[
+        0
+    ]
     nearest = local.round().long()
     inside = ((nearest >= 0) & (nearest < size.long())).all(-1)
     nearest = torch.minimum(nearest.clamp_(min=0), size.long() - 1)

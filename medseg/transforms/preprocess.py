@@ -1,4 +1,6 @@
-"""A volume as the network sees it: reoriented, resampled, normalised. The same for training and prediction."""
+"""A volume as the network sees it: reoriented, resampled, normalised. The same for training and
+prediction.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def preprocess(volume: Volume, plan: PreprocessingPlan) -> Preprocessed:
     """The volume in the plan's orientation and spacing, each channel normalised.
 
     Raises:
-        InputError: the number of channels differs from the plan's.
+        InputError: the number of channels differs from the plan's, or a value is not finite.
     """
     assert plan.normalisation is not None
     if volume.num_channels != len(plan.normalisation):
@@ -61,6 +63,15 @@ def preprocess(volume: Volume, plan: PreprocessingPlan) -> Preprocessed:
     turned = volume if plan.orientation is None else volume.reoriented(plan.orientation)
     shape = network_shape(turned.geometry, plan)
     array = resample_image(np.ascontiguousarray(turned.array, dtype=np.float32), shape)
+    if not np.isfinite(array).all():
+        raise InputError(
+            "image",
+            "holds NaN, infinite or huge values",
+            "repair the image",
+            code="E_NOT_FINITE",
+        )
+    if np.may_share_memory(array, volume.array):
+        array = array.copy()  # normalised in place below
     for channel, rule in zip(array, plan.normalisation, strict=True):
         normalise(channel, rule)
     return Preprocessed(array, turned.geometry.resized(shape), volume.geometry)
@@ -74,14 +85,18 @@ def preprocess_labels(reference: LabelMap, plan: PreprocessingPlan) -> NDArray[n
 
 
 def network_shape(geometry: Geometry, plan: PreprocessingPlan) -> tuple[int, int, int]:
-    """Voxels of a grid in the plan's orientation once it has the plan's spacing; in 2D slices are kept."""
+    """Voxels of a grid in the plan's orientation once it has the plan's spacing; in 2D slices are
+    kept.
+    """
     assert plan.spacing_mm is not None
     scale = np.array(geometry.spacing_mm) / np.array(plan.spacing_mm)
     if plan.spatial_dims == 2:
         scale[2] = 1.0
     # Rounding errors of headers (0.9999 mm) must not cost a resampling.
     shape = np.where(
-        np.abs(scale - 1) < 1e-3, geometry.shape, np.maximum(1, np.round(np.array(geometry.shape) * scale))
+        np.abs(scale - 1) < 1e-3,
+        geometry.shape,
+        np.maximum(1, np.round(np.array(geometry.shape) * scale)),
     ).astype(int)
     return (int(shape[0]), int(shape[1]), int(shape[2]))
 

@@ -1,8 +1,9 @@
-"""Resampling onto another number of voxels over the same field of view, as one matrix product per axis.
+"""Resampling onto another number of voxels over the same field of view, as one matrix product per
+axis.
 
-A spline zoom is linear and separable, so the zoom of the identity matrix is the operator of an axis; three
-products with it give the values of `scipy.ndimage.zoom(mode="nearest", grid_mode=True)` at a fraction of its time
-(docs/benchmarks.md).
+A spline zoom is linear and separable, so the zoom of the identity matrix is the operator of an
+axis; three products with it give the values of `scipy.ndimage.zoom(mode="nearest", grid_mode=True)`
+at a fraction of its time (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 NEGLIGIBLE = 1e-9
-"""Spline weights below this are set to zero: they are rounding noise, and denormal numbers are slow."""
+"""Spline weights below this are set to zero: they are rounding noise, and denormal numbers are
+slow.
+"""
 
 
 def resample_image(
     array: NDArray[np.float32], shape: tuple[int, ...], *, order: int = 3
 ) -> NDArray[np.float32]:
-    """Intensities on `shape` voxels, outer edges kept, values clipped to the input's range per channel.
+    """Intensities on `shape` voxels, outer edges kept, values clipped to the input's range per
+    channel.
 
     Args:
         array: shape (C, I, J, K).
@@ -42,9 +46,7 @@ def resample_image(
     return np.ascontiguousarray(result, dtype=np.float32)
 
 
-def resample_labels(
-    array: NDArray[np.integer], shape: tuple[int, ...]
-) -> NDArray[np.integer]:
+def resample_labels(array: NDArray[np.integer], shape: tuple[int, ...]) -> NDArray[np.integer]:
     """Label map on `shape` voxels: the class with the largest linearly interpolated share.
 
     Args:
@@ -63,7 +65,7 @@ def resample_labels(
     return best
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def zoom_matrix(old: int, new: int, order: int) -> NDArray[np.float32]:
     """Matrix of shape (new, old) that zooms an axis of `old` voxels to `new`, borders repeated."""
     matrix = ndimage.zoom(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,13 +15,13 @@ def turned_shape(source: Geometry, orientation: str | None) -> Shape3:
     return source.shape if orientation is None else source.reoriented(orientation).shape
 
 
-def turn_back(array: NDArray, source: Geometry, *, orientation: str | None) -> NDArray:
-    """An array (..., I, J, K) in network orientation, turned to the axes of the source; contiguous."""
+def turn_back(array: NDArray[Any], source: Geometry, *, orientation: str | None) -> NDArray[Any]:
+    """An array (..., I, J, K) in network orientation, turned to the source's axes; contiguous."""
     if orientation is None:
         return np.ascontiguousarray(array)
     order, flips = source.reorientation(orientation)
     lead = array.ndim - 3
-    flipped = np.flip(array, [lead + axis for axis in flips]) if flips else array
+    flipped = np.flip(array, tuple(lead + axis for axis in flips)) if flips else array
     back = np.argsort(order)
     return np.ascontiguousarray(
         flipped.transpose(*range(lead), *(int(axis) + lead for axis in back))
