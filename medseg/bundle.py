@@ -1,4 +1,6 @@
-"""A trained model as a folder: weights, plan, labels, configuration and card. Loading it runs no code from it."""
+"""A trained model as a folder: weights, plan, labels, configuration and card. Loading it runs no
+code from it.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,11 @@ from medseg.data.plan import Plan
 
 FORMAT_VERSION = 1
 MAX_YAML_BYTES = 4 * 2**20
+PLAIN_FILES = frozenset({"plan.yaml", "labels.yaml", "config.yaml"})
 NETWORK_PACKAGES = ("medseg.models",)
-"""Where the class of a bundle's network must be defined, unless $MEDSEG_ALLOWED_TARGETS adds the user's own."""
+"""Where the class of a bundle's network must be defined, unless $MEDSEG_ALLOWED_TARGETS adds the
+user's own.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +67,24 @@ class ModelBundle:
     def mirror_axes(self) -> str:
         return str(self.card.get("mirror_axes", ""))
 
+    @property
+    def version(self) -> str:
+        """Version of the medseg that wrote it."""
+        software = self.card.get("software")
+        return str(software.get("medseg", "")) if isinstance(software, dict) else ""
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the images that the network takes."""
+        return int(self.card["network"]["options"]["in_channels"])
+
     @classmethod
     def load(cls, folder: str | Path) -> ModelBundle:
         """Reads a bundle and checks every file against its sha256.
 
         Raises:
-            BundleError: the folder is no bundle, a file is missing or altered, or the format is newer.
+            BundleError: the folder is no bundle, a file is missing or altered, or the format is
+                newer.
         """
         folder = Path(folder)
         if not (folder / "card.yaml").is_file():
@@ -75,23 +92,32 @@ class ModelBundle:
             raise BundleError(
                 folder,
                 "is no model bundle: it holds no card.yaml",
-                f"did you mean bundle={inside[0]}?" if inside else "give the folder that training printed",
+                f"did you mean bundle={inside[0]}?"
+                if inside
+                else "give the folder that training printed",
             )
         card_bytes = _read(folder / "card.yaml", limit=MAX_YAML_BYTES)
         card = _mapping(card_bytes, folder / "card.yaml")
         if card.get("format_version") != FORMAT_VERSION:
             raise BundleError(
                 folder / "card.yaml",
-                f"has format version {card.get('format_version')!r}, this medseg reads {FORMAT_VERSION}",
+                f"has format version {card.get('format_version')!r}, "
+                f"this medseg reads {FORMAT_VERSION}",
                 "use the medseg version that wrote it, or train again",
             )
         network = card.get("network")
-        if not isinstance(network, dict) or not isinstance(network.get("options"), dict):
-            raise BundleError(folder / "card.yaml", "does not describe its network", "copy it again")
+        options = network.get("options") if isinstance(network, dict) else None
+        if not isinstance(options, dict) or not isinstance(options.get("in_channels"), int):
+            raise BundleError(
+                folder / "card.yaml", "does not describe its network", "copy the bundle again"
+            )
         files = card.get("sha256")
-        if not isinstance(files, dict) or not any(str(n).startswith("weights/") for n in files):
-            raise BundleError(folder / "card.yaml", "does not list the bundle's files", "copy it again")
-        for name, digest in files.items():
+        names = {str(name) for name in files} if isinstance(files, dict) else set()
+        if not names.issuperset(PLAIN_FILES) or not any(n.startswith("weights/") for n in names):
+            raise BundleError(
+                folder / "card.yaml", "does not list the bundle's files", "copy the bundle again"
+            )
+        for name, digest in dict(files or {}).items():
             path = _inside(folder, str(name))
             if hashlib.sha256(_read(path)).hexdigest() != digest:
                 raise BundleError(
@@ -102,11 +128,25 @@ class ModelBundle:
                 _mapping(_read(folder / "plan.yaml", limit=MAX_YAML_BYTES), folder / "plan.yaml")
             )
             labels = LabelSet.from_mapping(
-                _mapping(_read(folder / "labels.yaml", limit=MAX_YAML_BYTES), folder / "labels.yaml")
+                _mapping(
+                    _read(folder / "labels.yaml", limit=MAX_YAML_BYTES), folder / "labels.yaml"
+                )
             )
-        except (MedsegError, TypeError) as error:
+        except (MedsegError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(folder, f"cannot be understood: {error}", "train again") from error
-        config = _mapping(_read(folder / "config.yaml", limit=MAX_YAML_BYTES), folder / "config.yaml")
+        if plan.open_entries:
+            raise BundleError(
+                folder / "plan.yaml",
+                f"has no value for {', '.join(plan.open_entries)}",
+                "train again",
+            )
+        if len(plan.normalisation or ()) != options["in_channels"]:
+            raise BundleError(
+                folder, "plan and network differ in their number of channels", "train again"
+            )
+        config = _mapping(
+            _read(folder / "config.yaml", limit=MAX_YAML_BYTES), folder / "config.yaml"
+        )
         return cls(folder, plan, labels, config, card, hashlib.sha256(card_bytes).hexdigest())
 
     @classmethod
@@ -120,7 +160,8 @@ class ModelBundle:
         config: Mapping[str, Any],
         card: Mapping[str, Any],
     ) -> ModelBundle:
-        """Writes a bundle and reads it back; the card is written last, so a half-written one is none.
+        """Writes a bundle and reads it back; the card is written last, so a half-written one is
+        none.
 
         Args:
             folder: made if it does not exist.
@@ -186,9 +227,9 @@ class ModelBundle:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Path of a bundle's file; refuses names that lead out of the folder."""
+    """Path of a bundle's file; refuses names and links that lead out of the folder."""
     path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
+    if not path.resolve().is_relative_to(folder.resolve()):
         raise BundleError(folder / "card.yaml", f"names the file '{name}' outside the bundle")
     return path
 
@@ -199,7 +240,9 @@ def _read(path: Path, *, limit: int | None = None) -> bytes:
             raise BundleError(path, f"is larger than {limit} bytes")
         return path.read_bytes()
     except OSError as error:
-        raise BundleError(path, f"cannot be read: {error.strerror}", "copy the bundle again") from error
+        raise BundleError(
+            path, f"cannot be read: {error.strerror}", "copy the bundle again"
+        ) from error
 
 
 def _mapping(content: bytes, path: Path) -> dict[str, Any]:

@@ -28,7 +28,8 @@ def run(cfg: DictConfig) -> int:
         soft_wrap=True,
     )
     for outcome in failed:
-        console.print(f"failed: {outcome.error}", style="red", soft_wrap=True, markup=False)
+        place = "" if outcome.key in str(outcome.error) else f"{outcome.key}: "
+        console.print(f"failed: {place}{outcome.error}", style="red", soft_wrap=True, markup=False)
     return 3 if failed else 0
 
 
@@ -37,8 +38,7 @@ def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
     bundle = ModelBundle.load(cfg.bundle)
     if bundle.notice:
         console.print(f"[bold yellow]{bundle.notice}[/]")
-    channels = bundle.card["network"]["options"]["in_channels"]
-    extra = {"num_channels": channels} if accepts(cfg.source, "num_channels") else {}
+    extra = {"num_channels": bundle.num_channels} if accepts(cfg.source, "num_channels") else {}
     cases = build(cfg.source, **extra).cases()
     if not cases:
         raise InputError("source.folder", "holds no images", "set source.folder=<folder of images>")
@@ -64,7 +64,7 @@ def build_writers(output: DictConfig, bundle: ModelBundle) -> list[Writer]:
         )
     facts: dict[str, Any] = {
         "algorithm_name": bundle.name,
-        "algorithm_version": str(bundle.card["software"]["medseg"]),
+        "algorithm_version": bundle.version,
         "bundle_sha256": bundle.sha256,
     }
     return [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from medseg.core.errors import MedsegError
@@ -67,18 +69,13 @@ def predict_cases(
         try:
             if isinstance(image, MedsegError):
                 raise image
-            result = predictor.predict(replace(case, read_image=lambda image=image: image))
+            result = predictor.predict(replace(case, read_image=partial(_given, image)))
             for writer in writers:
                 paths += writer.write(result, case, folder=folder)
         except MedsegError as problem:
             error = problem
-        except (RuntimeError, MemoryError) as problem:  # out of memory, on GPU or CPU
-            error = MedsegError(
-                case.key,
-                f"prediction failed: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}",
-                "set inference.window_batch=1, or use a machine with more memory",
-                code="E_PREDICTION",
-            )
+        except Exception as problem:
+            error = _unexpected(case, problem)
         outcome = CaseOutcome(
             case.key,
             tuple(paths),
@@ -94,14 +91,40 @@ def predict_cases(
     return outcomes
 
 
+def _given(image: Volume) -> Volume:
+    return image
+
+
+def _unexpected(case: Case, problem: Exception) -> MedsegError:
+    """What is told of an error that no code foresaw: never its text, which may hold a patient's
+    name.
+    """
+    logger.debug("case %s failed", case.key, exc_info=problem)
+    text = str(problem).lower()
+    if isinstance(problem, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return MedsegError(
+            case.key,
+            "does not fit into the memory",
+            "set inference.window_batch=1, or use a machine with more memory",
+            code="E_MEMORY",
+        )
+    place = traceback.extract_tb(problem.__traceback__)[-1]
+    return MedsegError(
+        case.key,
+        f"failed with {type(problem).__name__} in {Path(place.filename).name}, line {place.lineno}",
+        "this is a fault in medseg: please report it with this line",
+        code="E_PREDICTION",
+    )
+
+
 def _read_ahead(cases: Sequence[Case]) -> Iterator[tuple[Case, Volume | MedsegError]]:
     def read(case: Case) -> Volume | MedsegError:
         try:
             return case.read_image()
         except MedsegError as error:
             return error
-        except MemoryError:
-            return MedsegError(case.key, "does not fit into memory", code="E_MEMORY")
+        except Exception as error:
+            return _unexpected(case, error)
 
     with ThreadPoolExecutor(1) as pool:
         futures = [pool.submit(read, case) for case in cases[:1]]
