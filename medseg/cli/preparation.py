@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def run_folder(cfg: DictConfig) -> Path:
 
 
 def prepare_data(cfg: DictConfig) -> Preparation:
-    """Reads, checks and measures the data set, plans, and fills the cache; plan and split go to the run folder.
+    """Reads, checks and measures the data set, plans, and fills the cache; plan and split go to the
+    run folder.
 
     The finished plan also replaces `cfg.plan`, so that options which refer to it have their values.
     """
@@ -84,11 +85,9 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     used = [case for case in cases if not case.is_held_out]
     threads = min(4, os.cpu_count() or 1)
     with counting("reading cases", len(used)) as step:
-        fingerprint = measure(used, labels, num_threads=threads, on_progress=step)
-    training = set(split.train)
-    fingerprint = replace(
-        fingerprint, cases=tuple(case for case in fingerprint.cases if case.key in training)
-    )
+        fingerprint = measure(
+            used, labels, training=set(split.train), num_threads=threads, on_progress=step
+        )
     plan = make_plan(fingerprint, modality=spec.modality, given=build(cfg.plan), device=device)
     fingerprint.save(folder / "fingerprint.json")
     write_text(folder / "split.yaml", yaml.safe_dump(_plain(split.to_dict()), sort_keys=False))

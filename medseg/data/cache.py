@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from medseg.core.errors import MedsegError, OutputError, raise_all
+from medseg.core.errors import InputError, MedsegError, OutputError, raise_all
 from medseg.core.identity import Case
 from medseg.data.plan import Plan
 from medseg.transforms.preprocess import preprocess, preprocess_labels
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raised when the content of a cached case changes, so that older caches are not used."""
@@ -27,7 +33,11 @@ FORMAT = 1
 MAX_LOCATIONS = 5_000
 """Voxels per class kept for foreground sampling."""
 MEMORY_SHARE = 0.3
-"""Share of the free memory that preprocessed cases may fill; beyond it they are read from disk in pieces."""
+"""Share of the free memory that preprocessed cases may fill; beyond it they are read from disk in
+pieces.
+"""
+ABANDONED_S = 24 * 3600.0
+"""Age from which a half-written case is taken for the remains of a killed run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +49,8 @@ class PreparedCase:
         image: float32, shape (C, I, J, K).
         labels: int16, shape (I, J, K).
         spacing_mm: along the axes of the arrays.
-        locations: per foreground class, indices of at most MAX_LOCATIONS of its voxels, shape (n, 3).
+        locations: per foreground class, indices of at most MAX_LOCATIONS of its voxels, shape (n,
+            3).
     """
 
     key: str
@@ -53,8 +64,8 @@ class CaseCache:
     """Prepares cases by a plan, once.
 
     Args:
-        folder: where prepared cases are stored; one folder per plan and case content is made below it. Cases
-            without files (synthetic ones) are kept in memory alone.
+        folder: where prepared cases are stored; one folder per plan and case content is made below
+            it. Cases without files (synthetic ones) are kept in memory alone.
         plan: finished plan.
         num_classes: classes of the label set, background included.
     """
@@ -87,6 +98,7 @@ class CaseCache:
                     on_progress()
             return None
 
+        _sweep(self.folder)
         with ThreadPoolExecutor(num_threads) as pool:
             outcomes = list(pool.map(one, cases))
         raise_all(
@@ -105,7 +117,12 @@ class CaseCache:
             if prepared is None:
                 _store(self._make(case), folder)
                 prepared = _load(case.key, folder)
-                assert prepared is not None
+            if prepared is None:
+                raise OutputError(
+                    folder,
+                    "a prepared case cannot be read back",
+                    "check the disk, or set paths.cache=<folder>",
+                )
         else:
             prepared = self._make(case)
         size = prepared.image.nbytes + prepared.labels.nbytes
@@ -131,7 +148,9 @@ class CaseCache:
             chosen = voxels[
                 np.linspace(0, len(voxels) - 1, min(MAX_LOCATIONS, len(voxels))).astype(int)
             ]
-            locations.append(np.stack(np.unravel_index(chosen, labels.shape), axis=1).astype(np.int32))
+            locations.append(
+                np.stack(np.unravel_index(chosen, labels.shape), axis=1).astype(np.int32)
+            )
         return PreparedCase(
             case.key, ready.array, labels, ready.geometry.spacing_mm, tuple(locations)
         )
@@ -145,12 +164,18 @@ class CaseCache:
             "spacing_mm": list(self.plan.spacing_mm or ()),
             "normalisation": [dict(rule) for rule in self.plan.normalisation or ()],
             "num_classes": self.num_classes,
-            "files": [
-                (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
-                for path in case.paths
-            ],
+            "files": [_identity(path) for path in case.paths],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    """What changes when a file does."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror}", "check the folder") from error
+    return str(path.resolve()), facts.st_size, facts.st_mtime_ns
 
 
 def _store(prepared: PreparedCase, folder: Path) -> None:
@@ -164,7 +189,7 @@ def _store(prepared: PreparedCase, folder: Path) -> None:
         partial.rename(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if (folder / "facts.json").exists():
+        if folder.is_dir():
             return  # another run stored the same case first
         raise OutputError(
             folder.parent,
@@ -174,15 +199,30 @@ def _store(prepared: PreparedCase, folder: Path) -> None:
 
 
 def _load(key: str, folder: Path) -> PreparedCase | None:
-    if not (folder / "facts.json").exists():
+    """What is stored; None if there is nothing, or nothing whole (after a power cut, say)."""
+    if not folder.is_dir():
         return None
-    facts = json.loads((folder / "facts.json").read_text())
-    with np.load(folder / "locations.npz") as stored:
-        locations = tuple(stored[f"arr_{n}"] for n in range(len(stored.files)))
-    return PreparedCase(
-        key,
-        np.load(folder / "image.npy", mmap_mode="r"),
-        np.load(folder / "labels.npy", mmap_mode="r"),
-        tuple(facts["spacing_mm"]),
-        locations,
-    )
+    try:
+        facts = json.loads((folder / "facts.json").read_text())
+        with np.load(folder / "locations.npz") as stored:
+            locations = tuple(stored[f"arr_{n}"] for n in range(len(stored.files)))
+        # Mapped pages are copied where they are written to, so the file stays as it is.
+        return PreparedCase(
+            key,
+            np.load(folder / "image.npy", mmap_mode="c"),
+            np.load(folder / "labels.npy", mmap_mode="c"),
+            tuple(facts["spacing_mm"]),
+            locations,
+        )
+    except (FileNotFoundError, ValueError, KeyError, EOFError, BadZipFile):
+        logger.warning("case %s: the prepared case in %s is damaged and made anew", key, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a killed run left half-written more than a day ago."""
+    for partial in folder.glob(".*.*"):
+        with suppress(OSError):
+            if time.time() - partial.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(partial, ignore_errors=True)

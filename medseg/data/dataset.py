@@ -102,11 +102,11 @@ class BatchDataset(Dataset[dict[str, Any]]):
         only_mirrored = matrix is None or np.array_equal(np.abs(matrix), np.eye(dims))
         if only_mirrored and shift is None:
             cut = cut_straight(image, centre, patch_size, outside=0.0)
-            cut_labels = cut_straight(
-                labels[None], centre, patch_size, outside=self.outside_label
-            )[0]
-            flips = [] if matrix is None else [n for n in range(dims) if matrix[n, n] < 0]
-            cut = np.flip(cut, [axis + 1 for axis in flips]) if flips else cut
+            cut_labels = cut_straight(labels[None], centre, patch_size, outside=self.outside_label)[
+                0
+            ]
+            flips = tuple(n for n in range(dims) if matrix is not None and matrix[n, n] < 0)
+            cut = np.flip(cut, tuple(axis + 1 for axis in flips)) if flips else cut
             cut_labels = np.flip(cut_labels, flips) if flips else cut_labels
             sampled = torch.from_numpy(np.ascontiguousarray(cut))
             target = torch.from_numpy(np.ascontiguousarray(cut_labels).astype(np.int64))

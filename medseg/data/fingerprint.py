@@ -1,9 +1,11 @@
-"""What a data set looks like: spacings, shapes, intensities and class volumes, measured case by case."""
+"""What a data set looks like: spacings, shapes, intensities and class volumes, measured case by
+case.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,8 +33,8 @@ class CaseFingerprint:
         orientation: axis codes.
         num_channels: image channels.
         class_voxels: number of voxels per class_id.
-        intensity: per channel [mean, std, p0.5, p99.5] of the foreground (of all voxels where there is none).
-        samples: per channel foreground intensities, at most NUM_SAMPLES; not kept in the file.
+        intensity: per channel [mean, std, p0.5, p99.5] of the foreground (of all voxels where there
+            is none).
     """
 
     key: str
@@ -92,10 +94,19 @@ def measure(
     cases: Sequence[Case],
     labels: LabelSet,
     *,
+    training: Collection[str] | None = None,
     num_threads: int = 4,
     on_progress: Callable[[], None] | None = None,
 ) -> Fingerprint:
     """Reads every case once and measures it; all bad cases are reported together.
+
+    Args:
+        cases: labelled cases.
+        labels: their classes.
+        training: keys of the cases that enter the fingerprint, the others are only checked; None
+            takes all.
+        num_threads: cases read at once.
+        on_progress: called after each case.
 
     Raises:
         InputError: a case cannot be read, its reference does not fit, or channel numbers differ.
@@ -128,6 +139,8 @@ def measure(
             "give every case the same channels",
             code="E_CHANNELS",
         )
+    if training is not None:
+        measured = [(facts, samples) for facts, samples in measured if facts.key in training]
     pooled = np.concatenate([samples for _, samples in measured], axis=1)
     return Fingerprint(tuple(facts for facts, _ in measured), _statistics(pooled))
 
@@ -139,7 +152,9 @@ def _measure_case(case: Case, labels: LabelSet) -> tuple[CaseFingerprint, np.nda
     difference = volume.geometry.difference(reference.geometry)
     if difference:
         raise GeometryError(
-            "reference", f"image and reference differ: {difference}", "resample the reference to the image"
+            "reference",
+            f"image and reference differ: {difference}",
+            "resample the reference to the image",
         )
     unknown = labels.unknown_values(reference.array)
     if unknown:
@@ -149,13 +164,16 @@ def _measure_case(case: Case, labels: LabelSet) -> tuple[CaseFingerprint, np.nda
             "correct the reference or data.labels",
         )
     if not np.isfinite(volume.array).all():
-        raise InputError("image", "holds NaN or infinite values", "repair the image", code="E_NOT_FINITE")
-    counts = np.bincount(reference.array.ravel().astype(np.int64), minlength=len(labels))
+        raise InputError(
+            "image", "holds NaN or infinite values", "repair the image", code="E_NOT_FINITE"
+        )
     foreground = np.flatnonzero((reference.array > 0) & (reference.array < len(labels)))
     flat = volume.array.reshape(volume.num_channels, -1)
     candidates = foreground if foreground.size else np.arange(flat.shape[1])
     # An evenly spaced subset needs no random numbers and is the same in every run.
-    chosen = candidates[np.linspace(0, candidates.size - 1, min(NUM_SAMPLES, candidates.size)).astype(int)]
+    chosen = candidates[
+        np.linspace(0, candidates.size - 1, min(NUM_SAMPLES, candidates.size)).astype(int)
+    ]
     samples = flat[:, chosen].astype(np.float32)
     facts = CaseFingerprint(
         key=case.key,
@@ -163,7 +181,7 @@ def _measure_case(case: Case, labels: LabelSet) -> tuple[CaseFingerprint, np.nda
         spacing_mm=volume.geometry.spacing_mm,
         orientation=volume.geometry.orientation,
         num_channels=volume.num_channels,
-        class_voxels=tuple(int(count) for count in counts[: len(labels)]),
+        class_voxels=tuple(int((reference.array == n).sum()) for n in range(len(labels))),
         intensity=_statistics(samples),
     )
     return facts, samples

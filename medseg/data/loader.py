@@ -21,9 +21,10 @@ class LoaderSpec:
     """How batches are made.
 
     Args:
-        num_workers: processes that prepare batches; None takes up to 8 beside a GPU, and none on CPU, where
-            they would only compete with the network.
-        steps_per_epoch: training steps between two looks at the validation cases and two checkpoints.
+        num_workers: processes that prepare batches; None takes up to 8 beside a GPU, and none on
+            CPU, where they would only compete with the network.
+        steps_per_epoch: training steps between two looks at the validation cases and two
+            checkpoints.
         foreground_fraction: share of patches centred on a voxel of a foreground class.
         validation_cases: at most this many cases are looked at while training.
     """
@@ -35,9 +36,19 @@ class LoaderSpec:
 
     def __post_init__(self) -> None:
         if self.steps_per_epoch < 1:
-            raise ConfigError("loader.steps_per_epoch", "must be 1 or more")
+            raise ConfigError(
+                "loader.steps_per_epoch", f"is {self.steps_per_epoch}", "use 1 or more"
+            )
+        if self.validation_cases < 1:
+            raise ConfigError(
+                "loader.validation_cases", f"is {self.validation_cases}", "use 1 or more"
+            )
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ConfigError("loader.num_workers", f"is {self.num_workers}", "use 0 or more")
         if not 0 <= self.foreground_fraction <= 1:
-            raise ConfigError("loader.foreground_fraction", "must lie between 0 and 1")
+            raise ConfigError(
+                "loader.foreground_fraction", f"is {self.foreground_fraction}", "use 0 to 1"
+            )
 
     def workers(self, device: str) -> int:
         if self.num_workers is not None:

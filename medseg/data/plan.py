@@ -1,7 +1,10 @@
-"""The numbers chosen for a data set, with the reason for each: spacing, patch, batch, strides, intensities."""
+"""The numbers chosen for a data set, with the reason for each: spacing, patch, batch, strides,
+intensities.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,15 +13,19 @@ import numpy as np
 import yaml
 
 from medseg.core.errors import ConfigError
+from medseg.core.geometry import ALL_ORIENTATIONS
 from medseg.data.fingerprint import Fingerprint
 
 VOXEL_BUDGET = {"cpu": 192_000, "cuda": 2 * 128**3}
-"""Voxels per training step. cuda: nnU-Net's usual 2 x 128^3 (Isensee et al. 2021). cpu: about half a second a
-step for the U-Net with 16 channels on two cores (docs/benchmarks.md)."""
+"""Voxels per training step. cuda: nnU-Net's usual 2 x 128^3 (Isensee et al. 2021). cpu: about half
+a second a step for the U-Net with 16 channels on two cores (docs/benchmarks.md).
+"""
 
 BASE_CHANNELS = {"cpu": 16, "cuda": 32}
 MIN_FEATURE_SIZE = 4
-"""An axis is halved only while the coarsest feature map keeps this many voxels along it (as nnU-Net)."""
+"""An axis is halved only while the coarsest feature map keeps this many voxels along it (as
+nnU-Net).
+"""
 ANISOTROPY = 3.0
 """Ratio of spacings from which an axis counts as coarse (Isensee et al. 2021)."""
 MAX_STAGES = 6
@@ -26,20 +33,22 @@ MAX_STAGES = 6
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything preprocessing, network and sliding window need to agree on; None means "to be planned".
+    """Everything preprocessing, network and sliding window need to agree on; None means "to be
+    planned".
 
     Args:
         spatial_dims: 2 or 3.
-        orientation: axis codes of network space; in 2D the last axis runs through the slices; None in a
-            finished plan leaves images as they are stored (2D images).
-        spacing_mm: voxel spacing of network space along its axes; in 2D the through-slice entry is kept as it
-            is in each image.
+        orientation: axis codes of network space; in 2D the last axis runs through the slices; None
+            in a finished plan leaves images as they are stored (2D images).
+        spacing_mm: voxel spacing of network space along its axes; in 2D the through-slice entry is
+            kept as it is in each image.
         patch_size: voxels per axis, `spatial_dims` numbers.
         batch_size: patches per step.
         strides, kernel_sizes: per stage and axis, finest first.
         base_channels: feature channels of the finest stage.
-        normalisation: per channel {"kind": "clip_zscore", "low", "high", "mean", "std"} (CT: values of the data
-            set's foreground), {"kind": "zscore"} (each image by its own values) or {"kind": "scale_255"}.
+        normalisation: per channel {"kind": "clip_zscore", "low", "high", "mean", "std"} (CT: values
+            of the data set's foreground), {"kind": "zscore"} (each image by its own values) or
+            {"kind": "scale_255"}.
         reasons: a sentence for each number.
     """
 
@@ -67,6 +76,37 @@ class Plan:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError("plan.batch_size", f"is {self.batch_size}", "use 1 or more")
+        if self.spacing_mm is not None and (
+            len(self.spacing_mm) != 3 or not all(0 < value < math.inf for value in self.spacing_mm)
+        ):
+            raise ConfigError(
+                "plan.spacing_mm",
+                f"is {list(self.spacing_mm)}",
+                "give three positive numbers, also in 2D",
+            )
+        if self.orientation is not None and self.orientation not in ALL_ORIENTATIONS:
+            raise ConfigError(
+                "plan.orientation", f"is '{self.orientation}'", "use three letters such as RAS"
+            )
+        for name in ("strides", "kernel_sizes"):
+            rows = getattr(self, name)
+            if rows is not None and any(
+                len(row) != self.spatial_dims or min(row) < 1 for row in rows
+            ):
+                raise ConfigError(
+                    f"plan.{name}",
+                    f"is {_plain(rows)}",
+                    f"give {self.spatial_dims} positive numbers per stage",
+                )
+
+    @property
+    def open_entries(self) -> tuple[str, ...]:
+        """Entries that a finished plan has and this one has not."""
+        return tuple(
+            name
+            for name in self.__dataclass_fields__
+            if name != "orientation" and getattr(self, name) is None
+        )
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -90,9 +130,7 @@ class Plan:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=110)
 
 
-def make_plan(
-    fingerprint: Fingerprint, *, modality: str, given: Plan, device: str = "cpu"
-) -> Plan:
+def make_plan(fingerprint: Fingerprint, *, modality: str, given: Plan, device: str = "cpu") -> Plan:
     """A finished plan: what `given` leaves open is chosen from the fingerprint.
 
     Args:
@@ -108,9 +146,13 @@ def make_plan(
     dims = given.spatial_dims
     if fingerprint.is_2d and dims == 3:
         raise ConfigError(
-            "model.spatial_dims", "is 3, but every image is a single slice", "set model.spatial_dims=2"
+            "model.spatial_dims",
+            "is 3, but every image is a single slice",
+            "set model.spatial_dims=2",
         )
-    spacings = np.array([_in_ras_order(case.orientation, case.spacing_mm) for case in fingerprint.cases])
+    spacings = np.array(
+        [_in_ras_order(case.orientation, case.spacing_mm) for case in fingerprint.cases]
+    )
     orientation = given.orientation
     if orientation is None and not fingerprint.is_2d:
         orientation, reasons["orientation"] = _choose_orientation(spacings)
@@ -147,15 +189,21 @@ def make_plan(
         )
     if strides is None:
         strides = _choose_strides(np.array(patch), spacing[:dims])
-        reasons["strides"] = f"each axis is halved while {MIN_FEATURE_SIZE} voxels of the patch remain"
+        reasons["strides"] = (
+            f"each axis is halved while {MIN_FEATURE_SIZE} voxels of the patch remain"
+        )
     kernels = given.kernel_sizes
     if kernels is None:
         kernels = _choose_kernels(strides, spacing[:dims])
-        reasons["kernel_sizes"] = f"3, but 1 along axes still {ANISOTROPY:g} times coarser than the finest"
+        reasons["kernel_sizes"] = (
+            f"3, but 1 along axes still {ANISOTROPY:g} times coarser than the finest"
+        )
     batch = given.batch_size
     if batch is None:
         batch = int(np.clip(round(budget / np.prod(patch)), 2, 32))
-        reasons["batch_size"] = f"{budget} voxels a step on {device}, at least 2 patches, at most 32"
+        reasons["batch_size"] = (
+            f"{budget} voxels a step on {device}, at least 2 patches, at most 32"
+        )
     base = given.base_channels
     if base is None:
         base = BASE_CHANNELS[device]
@@ -180,7 +228,9 @@ def make_plan(
 
 
 def check_patch(plan: Plan, largest: np.ndarray) -> None:
-    """Raises ConfigError unless the patch is a multiple of the strides and no larger than the largest case."""
+    """Raises ConfigError unless the patch is a multiple of the strides and no larger than the
+    largest case.
+    """
     patch, stride = np.array(plan.patch_size), np.array(plan.stride)
     fitting = np.ceil(largest / stride).astype(int) * stride
     if (patch % stride).any():
@@ -193,7 +243,8 @@ def check_patch(plan: Plan, largest: np.ndarray) -> None:
     if (patch > fitting).any():
         raise ConfigError(
             "plan.patch_size",
-            f"is {_dims(patch)}, larger than the largest case, {_dims(largest)} voxels at this spacing",
+            f"is {_dims(patch)}, larger than the largest case, {_dims(largest)} voxels at this "
+            "spacing",
             f"set plan.patch_size=[{','.join(map(str, np.minimum(patch, fitting)))}] or less",
         )
 
@@ -212,7 +263,8 @@ def _choose_spacing(spacings: np.ndarray) -> tuple[list[float], str]:
     others = np.delete(spacing, coarse).max()
     reason = "median of the training cases"
     if spacing[coarse] / others > ANISOTROPY:
-        # Half of the cases would be blurred along the coarse axis at the median (Isensee et al. 2021).
+        # Half of the cases would be blurred along the coarse axis at the median (Isensee et al.
+        # 2021).
         spacing[coarse] = max(np.percentile(spacings[:, coarse], 10), others)
         reason += f"; 10th percentile along the coarse axis {coarse}"
     return [float(f"{value:.4g}") for value in spacing], reason
@@ -232,7 +284,9 @@ def _choose_strides(patch: np.ndarray, spacing: Sequence[float]) -> list[tuple[i
     strides = [(1,) * len(size)]
     while len(strides) < MAX_STAGES:
         # An axis waits until the others have become as coarse, so that features stay isotropic.
-        ready = (size / 2 >= MIN_FEATURE_SIZE) & (current < 2 * current[size / 2 >= MIN_FEATURE_SIZE].min(initial=np.inf))
+        ready = (size / 2 >= MIN_FEATURE_SIZE) & (
+            current < 2 * current[size / 2 >= MIN_FEATURE_SIZE].min(initial=np.inf)
+        )
         if not ready.any():
             break
         step = np.where(ready, 2, 1)
@@ -262,7 +316,10 @@ def _choose_normalisation(
             {"kind": "clip_zscore", "low": low, "high": high, "mean": mean, "std": max(std, 1e-6)}
             for mean, std, low, high in fingerprint.intensity
         ]
-        return rows, "CT: clipped to the foreground's 0.5 and 99.5 percentiles, its mean and deviation"
+        return (
+            rows,
+            "CT: clipped to the foreground's 0.5 and 99.5 percentiles, its mean and deviation",
+        )
     return (
         [{"kind": "zscore"} for _ in range(fingerprint.num_channels)],
         f"{modality}: each image by its own mean and deviation, as its units are arbitrary",

@@ -12,7 +12,6 @@ from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import Source
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -23,14 +22,14 @@ class DatasetSpec:
     Args:
         name: short name used for run folders and the cache.
         source: where the cases come from.
-        labels: names to numbers, or to numbers with codes (see `LabelSet.from_mapping`); None takes what the
-            source knows.
+        labels: names to numbers, or to numbers with codes (see `LabelSet.from_mapping`); None takes
+            what the source knows.
         modality: DICOM modality, "CT" or "MR" and so on; decides the normalisation.
         channel_names: one name per image channel; empty takes what the source knows.
         num_folds: number of patient-wise cross-validation folds.
         split_seed: seed of the shuffling before the folds are cut.
-        mirror_axes: patient axes along which a mirrored image is still a valid one: letters of "RAS" or
-            "" for none. Leave out R where left and right structures have different labels.
+        mirror_axes: patient axes along which a mirrored image is still a valid one: letters of
+            "RAS" or "" for none. Leave out R where left and right structures have different labels.
     """
 
     name: str
@@ -90,7 +89,8 @@ class DatasetSpec:
             raise InputError(
                 "data.source",
                 f"has {len(cases)} cases with a reference; training needs at least two",
-                "check data.source.folder and its layout with: python -m medseg doctor source.folder=<folder>",
+                "check data.source.folder and its layout with: "
+                "python -m medseg doctor source.folder=<folder>",
                 code="E_TOO_FEW_CASES",
             )
         return sorted(cases, key=lambda case: case.key)

@@ -41,7 +41,8 @@ def split_cases(
         cases: cases with references.
         fold: 0 to num_folds - 1, or "all" to train on everything (validation then only shows fit).
         num_folds: number of folds; at most the number of patients.
-        seed: seed of the shuffling; the same cases and seed give the same folds whatever their order.
+        seed: seed of the shuffling; the same cases and seed give the same folds whatever their
+            order.
 
     Raises:
         ConfigError: the fold does not exist.
@@ -61,7 +62,9 @@ def split_cases(
     test_keys = tuple(sorted(case.key for case in test))
     if fold == "all":
         train = tuple(sorted(case.key for case in rest))
-        chosen = np.random.default_rng(seed).permutation(len(train))[: max(1, len(train) // num_folds)]
+        chosen = np.random.default_rng(seed).permutation(len(train))[
+            : max(1, len(train) // num_folds)
+        ]
         shown = tuple(sorted(train[n] for n in chosen))
         return Split(train, shown, test_keys, None, num_folds, seed)
     if not isinstance(fold, int) or not 0 <= fold < num_folds:
