@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shlex
 from functools import partial
@@ -37,7 +38,9 @@ from medseg.writers.nifti import NiftiWriter
 
 
 def run(cfg: DictConfig) -> int:
-    """Trains, writes the bundle, predicts and scores the held-out or validation cases; returns the exit code."""
+    """Trains, writes the bundle, predicts and scores the held-out or validation cases; returns the
+    exit code.
+    """
     folder = run_folder(cfg)
     prepared = prepare_data(cfg)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
@@ -89,7 +92,9 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
         schedule=build(cfg.schedule),
         inference=build(cfg.inference),
         patch_size=tuple(plan.patch_size or ()),
-        total_steps=total_steps // int(cfg.trainer.accumulate_grad_batches),
+        # What is accumulated at the end of an epoch makes a step, however little it is.
+        total_steps=int(cfg.trainer.max_epochs)
+        * math.ceil(spec.steps_per_epoch / int(cfg.trainer.accumulate_grad_batches)),
         max_time_s=max_time_s,
         always_validate=early_stop or deterministic,
     )
@@ -112,7 +117,8 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     console.print(
         f"{type(model).__name__} {plan.spatial_dims}D, {parameters:.1f} million parameters, patch "
-        f"{'x'.join(map(str, plan.patch_size or ()))}, batch {plan.batch_size}, {prepared.device} {precision}"
+        f"{'x'.join(map(str, plan.patch_size or ()))}, batch {plan.batch_size}, {prepared.device} "
+        f"{precision}"
     )
     trainer_options.pop("_target_")
     return fit(
@@ -173,7 +179,9 @@ def _write_bundle(
 def _show(
     cfg: DictConfig, prepared: Preparation, bundle: ModelBundle, result: FitResult, folder: Path
 ) -> int:
-    """Predicts and scores the held-out cases (validation cases if there are none) and prints what to do next."""
+    """Predicts and scores the held-out cases (validation cases if there are none) and prints what
+    to do next.
+    """
     kind = "test" if prepared.split.test else "validation"
     cases = [prepared.cases[key] for key in prepared.split.test or prepared.split.validation]
     predictor = NetworkPredictor(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -22,8 +23,8 @@ class DeepSupervision(nn.Module):
     def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
         """Scalar; logits is one tensor (N, C, *S) or several, finest first; target (N, *S)."""
         if isinstance(logits, Tensor):
-            return self.loss(logits, target)  # type: ignore[no-any-return]
-        total = logits[0].new_zeros((), dtype=target.dtype).float()
+            return self.loss(logits, target)
+        total = torch.zeros((), device=target.device)
         weights = [0.5**n for n in range(len(logits))]
         for weight, output in zip(weights, logits, strict=True):
             total = total + weight * self.loss(output, reduce_target(target, output.shape[2:]))

@@ -13,7 +13,8 @@ class DiceCELoss(nn.Module):
     Args:
         dice_weight, ce_weight: factors of the two terms.
         smooth: added to numerator and denominator of the Dice.
-        batch_dice: sums over the batch before dividing, which keeps patches without a class from dominating.
+        batch_dice: sums over the batch before dividing, which keeps patches without a class from
+            dominating.
         label_smoothing: of the cross entropy.
         ignore_id: target value left out of both terms.
 

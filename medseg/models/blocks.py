@@ -29,7 +29,7 @@ def conv(
     """Convolution whose padding keeps the spatial shape at stride 1; odd kernels only."""
     kind = {2: nn.Conv2d, 3: nn.Conv3d}[_checked(spatial_dims)]
     padding = tuple(dilation * (size // 2) for size in kernel_size)
-    return kind(  # type: ignore[no-any-return]
+    return kind(
         in_channels,
         out_channels,
         kernel_size,  # type: ignore[arg-type]
@@ -51,8 +51,10 @@ def up_conv(
 def norm_layer(norm: Norm, spatial_dims: int, channels: int) -> nn.Module:
     """Normalisation of a (N, C, ...) tensor.
 
-    Instance normalisation is written as group normalisation with one channel per group: the values are the
-    same, a group of one voxel is allowed, and PyTorch's kernel is 4 times faster on CPU (docs/benchmarks.md).
+    Instance normalisation is written as group normalisation with one channel per group: the values
+        are the
+    same, a group of one voxel is allowed, and PyTorch's kernel is 4 times faster on CPU
+    (docs/benchmarks.md).
     """
     if norm == "instance":
         return nn.GroupNorm(channels, channels)
@@ -109,7 +111,7 @@ class ConvNormAct(nn.Module):
         self.activation = activation_layer(activation)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.activation(self.norm(self.conv(image)))  # type: ignore[no-any-return]
+        return self.activation(self.norm(self.conv(image)))
 
 
 def initialise(model: nn.Module, *, negative_slope: float = 0.01) -> None:

@@ -23,15 +23,13 @@ def build_model(
         spatial_dims: 2 or 3.
         in_channels: image channels.
         out_channels: channels of the logits.
-        options: further arguments of the network's class; what is left out takes the option's value, or the
-            class's default where the option refers to a plan.
+        options: further arguments of the network's class; what is left out takes the option's
+            value, or the class's default where the option refers to a plan.
 
     Raises:
         ConfigError: the name or an option does not exist, or a value does not fit.
     """
-    node = {
-        key: value for key, value in _option(name).items() if not _refers_to_plan(value)
-    }
+    node = {key: value for key, value in _option(name).items() if not _refers_to_plan(value)}
     network: nn.Module = build(
         node,
         spatial_dims=spatial_dims,
@@ -45,11 +43,15 @@ def build_model(
 def _option(name: str) -> dict[str, Any]:
     folders = [folder for folder in (conf_dir(), project_conf_dir()) if folder is not None]
     options = {
-        path.stem: path for folder in reversed(folders) for path in (folder / "model").glob("*.yaml")
+        path.stem: path
+        for folder in reversed(folders)
+        for path in (folder / "model").glob("*.yaml")
     }
     if name not in options:
         raise ConfigError(
-            f"model={name}", "there is no such network", f"choose one of {', '.join(sorted(options))}"
+            f"model={name}",
+            "there is no such network",
+            f"choose one of {', '.join(sorted(options))}",
         )
     content: dict[str, Any] = yaml.safe_load(Path(options[name]).read_text())
     return content

@@ -24,27 +24,34 @@ from medseg.models.blocks import (
 class UNet(nn.Module):
     """Encoder and decoder joined by skip connections at every resolution.
 
-    Follows the plain U-Net of nnU-Net: two convolutions per stage, strided convolutions downwards, transposed
-    convolutions upwards, a 1x1 output at each of the finest resolutions for deep supervision.
+    Follows the plain U-Net of nnU-Net: two convolutions per stage, strided convolutions downwards,
+    transposed convolutions upwards, a 1x1 output at each of the finest resolutions for deep
+    supervision.
 
     Args:
         in_channels: image channels.
         out_channels: channels of the logits.
         spatial_dims: 2 or 3.
-        base_channels: feature channels of the finest stage; each stage doubles them up to `max_channels`.
-        strides: stride on entering each stage, per stage one number or one per axis; the first must be 1, and
-            their number is the number of stages. None gives four stages that halve every axis.
+        base_channels: feature channels of the finest stage; each stage doubles them up to
+            `max_channels`.
+        strides: stride on entering each stage, per stage one number or one per axis; the first must
+            be 1, and their number is the number of stages. None gives four stages that halve every
+            axis.
         kernel_sizes: kernel per stage, one number or one per axis. None takes 3 everywhere.
-        convs_per_stage: convolutions per encoder stage (residual blocks when `block` is "residual").
+        convs_per_stage: convolutions per encoder stage (residual blocks when `block` is
+            "residual").
         block: "plain" or "residual" encoder.
         norm, activation: see `medseg.models.blocks`.
-        deep_supervision: number of resolutions with logits while training; 1 gives the finest alone.
+        deep_supervision: number of resolutions with logits while training; 1 gives the finest
+            alone.
 
     Shapes:
-        image (N, in_channels, *S), each extent of S a multiple of `stride`; logits (N, out_channels, *S). In
-        training mode with deep_supervision > 1 a list of logits, finest first.
+        image (N, in_channels, *S), each extent of S a multiple of `stride`; logits (N,
+        out_channels, *S). In training mode with deep_supervision > 1 a list of logits, finest
+        first.
 
-    Source: Ronneberger et al. 2015, MICCAI; Çiçek et al. 2016, MICCAI; Isensee et al. 2021, Nat Methods 18:203.
+    Source: Ronneberger et al. 2015, MICCAI; Çiçek et al. 2016, MICCAI; Isensee et al. 2021, Nat
+        Methods 18:203.
     """
 
     def __init__(
@@ -73,7 +80,13 @@ class UNet(nn.Module):
         if any(step != 1 for step in stage_strides[0]):
             raise ConfigError("model.strides", "must begin with 1", "put the first stride last")
         kernels = per_stage(kernel_sizes, 3, spatial_dims, num_stages, name="model.kernel_sizes")
-        self.stride = tuple(_product(step[axis] for step in stage_strides) for axis in range(spatial_dims))
+        if any(size % 2 == 0 for row in kernels for size in row):
+            raise ConfigError(
+                "model.kernel_sizes", f"is {kernels}", "use odd numbers, which keep the shape"
+            )
+        self.stride = tuple(
+            _product(step[axis] for step in stage_strides) for axis in range(spatial_dims)
+        )
         self.num_outputs = max(1, min(deep_supervision, num_stages - 1))
         encoder, decoder, ups, heads = [], [], [], []
         width = in_channels
@@ -113,7 +126,9 @@ class UNet(nn.Module):
                 width = channels[n]
             decoder.append(nn.Sequential(*layers))
             if n < self.num_outputs:
-                heads.append(conv(spatial_dims, width, out_channels, kernel_size=(1,) * spatial_dims))
+                heads.append(
+                    conv(spatial_dims, width, out_channels, kernel_size=(1,) * spatial_dims)
+                )
         self.encoder = nn.ModuleList(encoder)
         self.ups = nn.ModuleList(ups)
         self.decoder = nn.ModuleList(decoder)
@@ -160,7 +175,13 @@ class ResidualBlock(nn.Module):
             activation=activation,
         )
         self.second = nn.Sequential(
-            conv(spatial_dims, out_channels, out_channels, kernel_size=kernel_size, bias=norm == "none"),
+            conv(
+                spatial_dims,
+                out_channels,
+                out_channels,
+                kernel_size=kernel_size,
+                bias=norm == "none",
+            ),
             norm_layer(norm, spatial_dims, out_channels),
         )
         self.shortcut: nn.Module = nn.Identity()
@@ -180,7 +201,7 @@ class ResidualBlock(nn.Module):
         self.activation = activation_layer(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.second(self.first(x)) + self.shortcut(x))  # type: ignore[no-any-return]
+        return self.activation(self.second(self.first(x)) + self.shortcut(x))
 
 
 def per_stage(
@@ -198,7 +219,9 @@ def per_stage(
     """
     given = [default] * num_stages if values is None else list(values)
     if len(given) != num_stages:
-        raise ConfigError(name, f"has {len(given)} entries for {num_stages} stages", "give one per stage")
+        raise ConfigError(
+            name, f"has {len(given)} entries for {num_stages} stages", "give one per stage"
+        )
     rows = []
     for value in given:
         row = (value,) * spatial_dims if isinstance(value, int) else tuple(value)

@@ -1,4 +1,6 @@
-"""One class per voxel: what the network is trained on, how its logits are read, and how they are scored."""
+"""One class per voxel: what the network is trained on, how its logits are read, and how they are
+scored.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class SemanticTask:
 
     Args:
         labels: classes; the network has one output channel for each, background included.
-        loss: logits (N, C, *S) and target (N, *S) to a scalar; applied at every resolution of the network.
+        loss: logits (N, C, *S) and target (N, *S) to a scalar; applied at every resolution of the
+            network.
     """
 
     def __init__(self, *, labels: LabelSet, loss: nn.Module) -> None:
@@ -50,5 +53,7 @@ class SemanticTask:
         for label in self.labels.foreground:
             predicted = (prediction == label.class_id) & known
             wanted = (target == label.class_id) & known
-            rows.append(torch.stack([2 * (predicted & wanted).sum(), predicted.sum() + wanted.sum()]))
+            rows.append(
+                torch.stack([2 * (predicted & wanted).sum(), predicted.sum() + wanted.sum()])
+            )
         return torch.stack(rows)

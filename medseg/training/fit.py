@@ -71,7 +71,8 @@ def fit(
         folder: run folder; holds the checkpoint.
         resume: go on from the checkpoint in `folder` if there is one.
         seed: of the random start.
-        callbacks: further callbacks; a MovingAverage and an EpochCheckpoint are added where missing.
+        callbacks: further callbacks; a MovingAverage and an EpochCheckpoint are added where
+            missing.
         loggers: Lightning loggers.
         shows_progress: draw a progress line on the terminal.
 
@@ -124,7 +125,8 @@ def fit(
 
 
 def seconds(max_time: str | Mapping[str, int] | None) -> float | None:
-    """Seconds of a Lightning time limit, "DD:HH:MM:SS" or a mapping with days, hours, minutes, seconds.
+    """Seconds of a Lightning time limit, "DD:HH:MM:SS" or a mapping with days, hours, minutes,
+    seconds.
 
     Raises:
         ConfigError: the text is no such time.

@@ -31,7 +31,8 @@ class TrainingModule(pl.LightningModule):
         patch_size: of the plan.
         total_steps: steps after which training ends.
         max_time_s: seconds after which it ends; None if steps alone count.
-        always_validate: validate after every epoch whatever it costs; else as VALIDATION_SHARE allows.
+        always_validate: validate after every epoch whatever it costs; else as VALIDATION_SHARE
+            allows.
     """
 
     def __init__(
@@ -99,8 +100,8 @@ class TrainingModule(pl.LightningModule):
             raise TrainingError(
                 f"step {self.global_step}",
                 f"the loss is {float(loss.detach())} on the cases {', '.join(batch['keys'])}",
-                "look at these cases with doctor, or lower optimizer.lr, or set trainer.precision=32-true; "
-                "resume=true goes on from the last checkpoint",
+                "look at these cases with doctor, lower optimizer.lr, or set "
+                "trainer.precision=32-true; resume=true goes on from the last checkpoint",
                 code="E_LOSS_NOT_FINITE",
             )
         self.log("loss/train", loss.detach(), on_step=True, on_epoch=True, batch_size=1)

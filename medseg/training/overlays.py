@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -22,7 +24,8 @@ def contour_overview(
     labels: LabelSet,
     spacing_mm: tuple[float, ...],
 ) -> NDArray[np.uint8]:
-    """Slices through the reference side by side: its contours in green, the prediction's in label colours.
+    """Slices through the reference side by side: its contours in green, the prediction's in label
+    colours.
 
     Args:
         image: (I, J, K), any intensity range.
@@ -38,7 +41,8 @@ def contour_overview(
     tiles = []
     for k in _slices(reference):
         width, height = _tile_size(image.shape[:2], spacing_mm[:2])
-        # i runs to the patient's right and j to the front, so pictures are turned to radiological view.
+        # i runs to the patient's right and j to the front, so pictures are turned to radiological
+        # view.
         tile = Image.fromarray(_view(grey[..., k]).astype(np.uint8)).resize((width, height))
         pixels = np.array(tile.convert("RGB"))
         for label in labels.foreground:
@@ -75,6 +79,6 @@ def _tile_size(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> tuple[i
     return max(8, round(width_mm * scale)), max(8, round(height_mm * scale))
 
 
-def _view(plane: NDArray) -> NDArray:
+def _view(plane: NDArray[Any]) -> NDArray[Any]:
     """A plane (i, j) as rows from front to back and columns from the patient's right to left."""
     return np.ascontiguousarray(plane[::-1, ::-1].T)

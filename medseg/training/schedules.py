@@ -1,4 +1,6 @@
-"""Learning rate over a training, as a factor on the base rate; progress runs from 0 to 1 in steps or in time."""
+"""Learning rate over a training, as a factor on the base rate; progress runs from 0 to 1 in steps
+or in time.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import math
 
 
 def poly(progress: float, *, power: float = 0.9, warmup: float = 0.0) -> float:
-    """(1 - progress) to a power, after a linear rise over the share `warmup` (Chen et al. 2018, TPAMI)."""
+    """(1 - progress) to a power, after a linear rise over the share `warmup` (Chen et al. 2018,
+    TPAMI).
+    """
     return _rise(progress, warmup) * (1 - min(1.0, progress)) ** power
 
 
