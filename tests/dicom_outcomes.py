@@ -66,7 +66,7 @@ def folder_row(root: Path, folder: Path) -> str:
         size = " x ".join(map(str, volume.spatial_shape))
         tilt = ", straightened" if any("tilt" in note for note in volume.notes) else ""
         shapes[f"{volume.modality} {channels}{size}{tilt}"] += 1
-    left_out = Counter(item.reason.split(",")[0] for item in index.left_out)
+    left_out = Counter(item.reason.split(",")[0].removeprefix("is ") for item in index.left_out)
     files = sum(1 for path in folder.rglob("*") if path.is_file())
     cells = [
         f"`{folder.relative_to(root)}`",

@@ -177,6 +177,8 @@ def _read_stack(lattice: Lattice, where: str, *, suv: bool) -> tuple[NDArray[Any
     mappings = [
         intensity_of(f, form, factor=factor) for f, form in zip(frames, per_frame, strict=True)
     ]
+    if len({header.text("FrameOfReferenceUID") for header in files.values()}) > 1:
+        notes.append("frames of reference differ between slices; their positions were trusted")
     notes += _notes(frames[0], per_frame[0], mappings)
     channels = per_frame[0].channels
     if channels == 3:

@@ -147,6 +147,7 @@ def test_heart_phases_are_separated_once_positions_are_trusted(real_data: RealDa
 
     assert [volume.spatial_shape for volume in volumes] == [(256, 256, 9)] * 2
     assert [volume.notes[0] for volume in volumes] == ["phase 1 of 2", "phase 2 of 2"]
+    assert all("positions were trusted" in volume.notes[1] for volume in volumes)
 
 
 @pytest.mark.slow
