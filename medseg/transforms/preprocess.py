@@ -60,6 +60,13 @@ def preprocess(volume: Volume, plan: PreprocessingPlan) -> Preprocessed:
             "give the channels that the model was trained on",
             code="E_CHANNELS",
         )
+    if not np.isfinite(volume.array).all():
+        raise InputError(
+            "image",
+            "holds NaN or infinite values, which would spread to their neighbours",
+            "replace them, for example by the value of air",
+            code="E_NOT_FINITE",
+        )
     turned = volume if plan.orientation is None else volume.reoriented(plan.orientation)
     shape = network_shape(turned.geometry, plan)
     array = resample_image(np.ascontiguousarray(turned.array, dtype=np.float32), shape)
