@@ -50,6 +50,7 @@ LABEL org.opencontainers.image.title="medseg predict" \
       org.opencontainers.image.licenses="Apache-2.0"
 # Any user id may run the image (docker run --user), so the folders it writes to are open like /tmp.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /home/medseg --shell /usr/sbin/nologin medseg \
+    && install --directory /data \
     && install --directory --mode 1777 /home/medseg /work /work/runs /work/output /cache
 COPY --from=dependencies /opt/medseg /opt/medseg
 COPY --from=medseg /overlay /
