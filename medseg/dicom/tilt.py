@@ -8,6 +8,8 @@ the stacking step. Nothing is interpolated across slices but where a whole slice
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -98,17 +100,40 @@ def restore_labels(label_map: LabelMap, native: Geometry) -> LabelMap:
     if label_map.geometry.difference(native) is None:
         return label_map
     ijk = np.linalg.inv(label_map.geometry.affine) @ native.affine
-    columns, rows, num_slices = native.shape
-    i, j = np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij")
     result = np.zeros(native.shape, label_map.array.dtype)
-    extent = np.array(label_map.geometry.shape)
-    for k in range(num_slices):
-        points = np.stack([i, j, np.full_like(i, k)], axis=-1) @ ijk[:3, :3].T + ijk[:3, 3]
-        nearest = np.rint(points).astype(int)
-        inside = ((nearest >= 0) & (nearest < extent)).all(axis=-1)
-        found = nearest[inside]
-        result[:, :, k][inside] = label_map.array[found[:, 0], found[:, 1], found[:, 2]]
+    is_shift = np.allclose(ijk[:3, :2], np.eye(3)[:, :2], atol=1e-6)
+    for k in range(native.shape[2]):
+        origin = ijk[:3, 2] * k + ijk[:3, 3]
+        if is_shift:
+            _copy_shifted(label_map.array, result[:, :, k], np.rint(origin).astype(int))
+        else:
+            _copy_nearest(label_map.array, result[:, :, k], origin, ijk)
     return LabelMap(result, native, label_map.labels)
+
+
+def _copy_shifted(labels: NDArray[Any], plane: NDArray[Any], offset: NDArray[np.int_]) -> None:
+    """Fills `plane` (I, J) from the labels that lie `offset` voxels further, if there are any."""
+    if not 0 <= offset[2] < labels.shape[2]:
+        return
+    first = np.maximum(0, -offset[:2])
+    last = np.minimum(plane.shape, np.array(labels.shape[:2]) - offset[:2])
+    if (last <= first).any():
+        return
+    (i0, j0), (i1, j1) = first, last
+    moved_i, moved_j, k = offset
+    plane[i0:i1, j0:j1] = labels[i0 + moved_i : i1 + moved_i, j0 + moved_j : j1 + moved_j, k]
+
+
+def _copy_nearest(
+    labels: NDArray[Any], plane: NDArray[Any], origin: NDArray[np.float64], ijk: NDArray[np.float64]
+) -> None:
+    """Fills `plane` (I, J) from the nearest labels, for grids whose axes differ."""
+    i, j = np.meshgrid(*map(np.arange, plane.shape), indexing="ij")
+    points = i[..., None] * ijk[:3, 0] + j[..., None] * ijk[:3, 1] + origin
+    nearest = np.rint(points).astype(int)
+    inside = ((nearest >= 0) & (nearest < np.array(labels.shape))).all(axis=-1)
+    found = nearest[inside]
+    plane[inside] = labels[found[:, 0], found[:, 1], found[:, 2]]
 
 
 def _shifts(native: Geometry) -> NDArray[np.float64]:

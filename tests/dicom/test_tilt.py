@@ -166,3 +166,16 @@ def test_uneven_slices_are_refused_even_when_gaps_are_interpolated(tmp_path: Pat
         read_dicom_volumes(tmp_path, on_gap="resample")
 
     assert caught.value.code == "E_SLICE_GAP"
+
+
+def test_labels_on_another_grid_are_brought_back_by_position(tmp_path: Path) -> None:
+    series = tilted(tmp_path, 15.0)
+    volume = read_series(series).reoriented("RAS")
+    labels = LabelMap((volume.array[0] > 250).astype(np.uint8), volume.geometry)
+    straight = read_series(series)
+    same = LabelMap((straight.array[0] > 250).astype(np.uint8), straight.geometry)
+
+    flipped_back = restore_to_slices(labels, series)
+
+    np.testing.assert_array_equal(flipped_back.array, restore_to_slices(same, series).array)
+    assert flipped_back.array.any()
