@@ -95,7 +95,9 @@ def read_segmentation_file(
             )
         grid = _grid(source, structures.series_uids, str(path))
         if not trust_positions:
-            _check_frame(grid, structures.frame_of_reference_uids, str(path))
+            _check_frame(
+                grid, structures.frame_of_reference_uids, structures.series_uids, str(path)
+            )
         return _on_reading_grid(_fill(structures, grid.geometry, str(path)), grid)
     file = read_seg_file(path)
     if source is None:
@@ -103,7 +105,7 @@ def read_segmentation_file(
     grid = _grid(source, file.series_uids, str(path))
     if not trust_positions:
         frames = (file.frame_of_reference_uid,) if file.frame_of_reference_uid else ()
-        _check_frame(grid, frames, str(path))
+        _check_frame(grid, frames, file.series_uids, str(path))
     return _on_reading_grid(_place(file, grid.geometry, threshold), grid)
 
 
@@ -162,6 +164,7 @@ class _Grid:
     def __init__(self, geometry: Geometry, found: FoundVolume | None = None) -> None:
         self.geometry = geometry
         self.frame_of_reference_uid = found.series.frame_of_reference_uid if found else ""
+        self.series_uid = found.series.series_uid if found else ""
         self.is_tilted = found is not None and found.lattice.is_tilted
 
 
@@ -185,8 +188,14 @@ def _grid(source: SeriesRef | Geometry | str | Path, uids: tuple[str, ...], wher
     return _Grid(chosen[0].geometry, chosen[0])
 
 
-def _check_frame(grid: _Grid, frames: tuple[str, ...], where: str) -> None:
-    if grid.frame_of_reference_uid and frames and grid.frame_of_reference_uid not in frames:
+def _check_frame(
+    grid: _Grid, frames: tuple[str, ...], series_uids: tuple[str, ...], where: str
+) -> None:
+    # A file that refers to this very series shares its coordinates, whatever frame it states:
+    # some tools make up a frame of reference for every structure set.
+    if grid.series_uid in series_uids or not grid.frame_of_reference_uid:
+        return
+    if frames and grid.frame_of_reference_uid not in frames:
         raise InputError(
             where,
             "was drawn in another frame of reference than that of the source series",
