@@ -93,6 +93,12 @@ def unknown_option(
     arguments = _arguments(parent)
     prefix = f"{parent_path}." if parent_path else ""
     sign = "+" if typed.startswith("+") else ""
+    if name in siblings:
+        return ConfigError(
+            key,
+            "holds entries already, and new ones would be mixed with them",
+            f"to replace all of them write '~{key}' '+{key}={value}'",
+        )
     if name in arguments:
         return ConfigError(key, "is left to its default and not listed", f"write +{key}={value}")
     known = siblings + [argument for argument in arguments if argument not in siblings]
