@@ -20,6 +20,8 @@ def require_usable(composition: Composition, *, command: str) -> None:
         ConfigError: a training would overwrite the checkpoints of another.
     """
     paths = composition.config.paths
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # a further process of one training; the first has asked
     if command == "train":
         folder = Path(str(composition.hydra.run.dir))
         _require_writable(folder, option="paths.runs")

@@ -212,6 +212,17 @@ def test_a_training_does_not_run_over_an_earlier_one(jobs, capsys, tmp_path):
     assert main(["train", "name=another"]) == 0
 
 
+def test_a_further_process_of_a_training_joins_the_first_ones_folder(jobs, tmp_path, monkeypatch):
+    checkpoints = tmp_path / "runs" / "trial" / "fold_0" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "last.ckpt").write_text("x")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+    assert main(["train", 'hydra.run.dir="runs/trial/fold_0"', "hydra.output_subdir=null"]) == 0
+
+    assert not (checkpoints.parent / ".hydra").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(jobs, capsys, tmp_path):
     (tmp_path / "file").write_text("")
 
