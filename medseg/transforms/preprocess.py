@@ -70,13 +70,6 @@ def preprocess(volume: Volume, plan: PreprocessingPlan) -> Preprocessed:
     turned = volume if plan.orientation is None else volume.reoriented(plan.orientation)
     shape = network_shape(turned.geometry, plan)
     array = resample_image(np.ascontiguousarray(turned.array, dtype=np.float32), shape)
-    if not np.isfinite(array).all():
-        raise InputError(
-            "image",
-            "holds NaN, infinite or huge values",
-            "repair the image",
-            code="E_NOT_FINITE",
-        )
     if np.may_share_memory(array, volume.array):
         array = array.copy()  # normalised in place below
     for channel, rule in zip(array, plan.normalisation, strict=True):
