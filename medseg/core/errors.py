@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
+MAX_LISTED = 8
+"""Errors of one kind that a message names; more would push the first off the screen."""
+
+
 class MedsegError(Exception):
     """An error that the person at the keyboard can act on.
 
@@ -93,7 +97,7 @@ def missing_extra(feature: str, *, extra: str, package: str) -> MissingExtraErro
 
 
 def raise_all(errors: Sequence[MedsegError], *, where: str, what: str) -> None:
-    """Raises one error listing all of `errors`, the error itself if there is just one.
+    """Raises one error listing the first of `errors`, the error itself if there is just one.
 
     The code is the common code of all, or the general one of the first error's class.
     """
@@ -103,7 +107,9 @@ def raise_all(errors: Sequence[MedsegError], *, where: str, what: str) -> None:
         raise errors[0]
     codes = {error.code for error in errors}
     kind = type(errors[0])
-    lines = "".join(f"\n  {error}" for error in errors)
+    lines = "".join(f"\n  {error}" for error in errors[:MAX_LISTED])
+    if len(errors) > MAX_LISTED:
+        lines += f"\n  and {len(errors) - MAX_LISTED} more"
     code = codes.pop() if len(codes) == 1 else None
     raise kind(where, f"{len(errors)} {what}:{lines}", code=code)
 
