@@ -205,6 +205,8 @@ def _classic_frame(header: Header) -> Frame:
         keys[keyword] = text_of(header.dataset, keyword, where=where)
     for keyword in ORDER_KEYS:
         keys[keyword] = _order_value(text_of(header.dataset, keyword, where=where))
+    # Not for geometry: it only tells that positions said to be equal are not.
+    keys["SliceLocation"] = _order_value(text_of(header.dataset, "SliceLocation", where=where))
     slope, intercept, has_rescale = rescale_of(header.dataset, where)
     return Frame(
         header=header,

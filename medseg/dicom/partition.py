@@ -21,6 +21,8 @@ from medseg.dicom.lattice import same_position_mm, sorted_along_normal, toleranc
 # more.
 _ORIENTATION_TOLERANCE = 1e-3
 _SPACING_TOLERANCE = 1e-3
+# Images at one position whose SliceLocation differs by more have lost their true positions.
+_SAME_LOCATION_MM = 0.1
 
 # Elements by which evenly interleaving volumes are told apart although no position repeats.
 _INTERLEAVING_KEYS = (
@@ -173,6 +175,16 @@ def _phases(frames: list[Frame], where: str) -> list[Part]:
             f"{len(columns)} positions hold between {min(map(len, columns))} and {most} images "
             f"({single[0].header.path.name} has a position with {len(single)})",
         )
+    for column in columns:
+        locations = [
+            f.keys["SliceLocation"] for f in column if f.keys.get("SliceLocation") is not None
+        ]
+        if locations and max(locations) - min(locations) > _SAME_LOCATION_MM:
+            raise _unexplained(
+                where,
+                f"{most} images claim one position while their SliceLocation runs from "
+                f"{min(locations):g} to {max(locations):g} mm",
+            )
     groups = _by_exact_keys(frames, columns) or _by_order(columns)
     if groups is None:
         raise _unexplained(where, f"each of {len(columns)} positions holds {most} images")
@@ -227,6 +239,10 @@ def _by_exact_keys(
 def _by_order(columns: list[list[Frame]]) -> tuple[str, list[list[Frame]]] | None:
     """The n-th volume is the n-th in time at every position."""
     for key in ORDER_KEYS:
+        # Slices whose positions were lost have clock times of their own too; a heart's phase they
+        # have not.
+        if len(columns) == 1 and key not in ("TriggerTime", "NominalCardiacTriggerDelayTime"):
+            continue
         values = [[frame.keys.get(key) for frame in column] for column in columns]
         if any(value is None for row in values for value in row):
             continue

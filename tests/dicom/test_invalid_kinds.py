@@ -132,6 +132,24 @@ def same_positions_twice_unexplained(folder: Path) -> None:
 
 
 @refused("E_DUPLICATE_POSITION")
+def all_slices_at_one_position(folder: Path) -> None:
+    def edit(ds: Dataset, k: int) -> None:
+        ds.ImagePositionPatient, ds.SliceLocation = [0, 0, 0], 2.5 * k
+        ds.AcquisitionTime = ds.ContentTime = f"1015{k:02d}"
+
+    with_edit(folder, edit)
+
+
+@refused("E_DUPLICATE_POSITION")
+def all_slices_at_one_position_with_times(folder: Path) -> None:
+    def edit(ds: Dataset, k: int) -> None:
+        ds.ImagePositionPatient = [0, 0, 0]
+        ds.AcquisitionTime = ds.ContentTime = f"1015{k:02d}"
+
+    with_edit(folder, edit)
+
+
+@refused("E_DUPLICATE_POSITION")
 def one_position_twice(folder: Path) -> None:
     datasets = slices()
     save_all(datasets, folder)
