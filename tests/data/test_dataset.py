@@ -1,0 +1,196 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import phantoms
+import pytest
+import torch
+from learning_cases import block_cases, case_of, small_plan
+
+from medseg.core.segmentation import LabelMap
+from medseg.core.volume import Volume
+from medseg.data.cache import CaseCache
+from medseg.data.dataset import BatchDataset
+from medseg.data.loader import LoaderSpec, training_loader
+from medseg.transforms.augment import NO_AUGMENT, Augment
+
+SCALE = {"kind": "scale_255"}
+
+
+def batches(tmp_path, cases, **changes):
+    plan = small_plan(**changes.pop("plan", {}))
+    options = {
+        "augment": Augment(),
+        "foreground_fraction": 0.5,
+        "mirror_axes": (0, 1, 2)[: plan.spatial_dims],
+        "outside_label": 0,
+        "seed": 3,
+        "rank": 0,
+        "num_steps": 20,
+        **changes,
+    }
+    return BatchDataset(cases, CaseCache(tmp_path, plan=plan, num_classes=3), **options)
+
+
+def assert_equal(first, second) -> None:
+    assert torch.equal(first["image"], second["image"])
+    assert torch.equal(first["target"], second["target"])
+    assert first["keys"] == second["keys"]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_batch_has_the_plans_shape(tmp_path, dims):
+    plan = {"spatial_dims": dims, "patch_size": (16, 16, 8)[:dims]}
+    if dims == 2:
+        plan |= {"strides": ((1, 1), (2, 2)), "kernel_sizes": ((3, 3), (3, 3))}
+
+    batch = batches(tmp_path, block_cases(3), plan=plan)[4]
+
+    assert batch["image"].shape == (2, 1, *(16, 16, 8)[:dims])
+    assert batch["target"].shape == (2, *(16, 16, 8)[:dims])
+    assert batch["image"].dtype == torch.float32
+    assert batch["target"].dtype == torch.int64
+    assert len(batch["keys"]) == 2
+
+
+def test_batch_n_is_the_same_whatever_was_drawn_before(tmp_path):
+    first, second = (batches(tmp_path, block_cases(3)) for _ in range(2))
+
+    for step in range(7):
+        first[step]
+
+    assert_equal(first[7], second[7])
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_worker_processes_give_the_same_batches_in_the_same_order(tmp_path, num_workers):
+    dataset = batches(tmp_path, block_cases(3))
+    spec = LoaderSpec(num_workers=num_workers, steps_per_epoch=5)
+    loader = training_loader(dataset, spec, device="cpu")
+    loader.sampler.set_epoch(2)
+
+    drawn = list(loader)
+
+    assert len(drawn) == 5
+    for step, batch in zip(range(10, 15), drawn, strict=True):
+        assert_equal(batch, dataset[step])
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"rank": 1}])
+def test_another_seed_or_rank_draws_other_patches(tmp_path, change):
+    cases = block_cases(3)
+
+    first, second = batches(tmp_path, cases)[0], batches(tmp_path, cases, **change)[0]
+
+    assert not torch.equal(first["image"], second["image"])
+
+
+def test_every_case_is_drawn_once_before_any_is_drawn_again(tmp_path):
+    dataset = batches(tmp_path, block_cases(4), augment=NO_AUGMENT)
+
+    keys = [key for step in range(4) for key in dataset[step]["keys"]]
+
+    assert Counter(keys[:4]) == Counter(keys[4:]) == Counter(case.key for case in dataset.cases)
+    assert keys[:4] != keys[4:] or keys[:4] != sorted(keys[:4])
+
+
+@pytest.mark.parametrize("elastic", [0.0, 1.0])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_image_and_labels_stay_aligned_when_turned_scaled_and_mirrored(tmp_path, dims, elastic):
+    # The image is the label map itself, smooth enough that interpolation moves no border far.
+    reference = phantoms.labelled_boxes(shape=(40, 40, 24), spacing_mm=(1.5, 1.7, 2.9))
+    image = Volume(255.0 * reference.array[None].astype(np.float32), reference.geometry)
+    plan = {
+        "spatial_dims": dims,
+        "spacing_mm": (1.5, 1.7, 2.9),
+        "patch_size": (24, 20, 12)[:dims],
+        "normalisation": (SCALE,),
+    }
+    if dims == 2:
+        plan |= {"strides": ((1, 1), (2, 2)), "kernel_sizes": ((3, 3), (3, 3))}
+    augment = replace(
+        NO_AUGMENT,
+        rotation_probability=1.0,
+        scaling_probability=1.0,
+        mirror_probability=0.5,
+        elastic_probability=elastic,
+        elastic_mm=1.0,
+    )
+    dataset = batches(
+        tmp_path, [case_of(image, reference)], plan=plan, augment=augment, foreground_fraction=1.0
+    )
+
+    for step in range(8):
+        batch = dataset[step]
+        found, target = batch["image"][:, 0], batch["target"]
+        # A nearest label and a linear image of the same thing differ by half a step at most where
+        # both classes differ by one, and by one where background touches class 2.
+        assert float((found - target).abs().max()) <= 1.0 + 1e-4
+        off = ((found - target).abs() > 0.5 + 1e-4).float().mean()
+        assert float(off) < 0.02
+        assert float((target > 0).float().mean()) > 0.01
+
+
+def test_mirrored_patches_are_the_straight_ones_turned_over(tmp_path):
+    cases = block_cases(1)
+    straight = batches(tmp_path, cases, augment=NO_AUGMENT)
+    mirrored = batches(tmp_path, cases, augment=replace(NO_AUGMENT, mirror_probability=1.0))
+
+    first, second = straight[0], mirrored[0]
+
+    assert torch.equal(second["image"], first["image"].flip(2, 3, 4))
+    assert torch.equal(second["target"], first["target"].flip(1, 2, 3))
+
+
+def test_voxels_beyond_the_image_are_zero_and_ignored(tmp_path):
+    reference = LabelMap(np.ones((4, 4, 4), np.uint8), phantoms.grid(shape=(4, 4, 4)))
+    image = Volume(np.full((1, 4, 4, 4), 255.0, np.float32), reference.geometry)
+    plan = {"patch_size": (8, 8, 8), "normalisation": (SCALE,), "spacing_mm": (2.0, 2.5, 3.5)}
+
+    for augment in (NO_AUGMENT, replace(NO_AUGMENT, rotation_probability=1.0)):
+        dataset = batches(
+            tmp_path, [case_of(image, reference)], plan=plan, augment=augment, outside_label=255
+        )
+        batch = dataset[0]
+
+        assert set(batch["target"].unique().tolist()) == {1, 255}
+        assert (batch["image"][:, 0][batch["target"] == 255] < 0.6).all()
+        assert float(batch["image"][0, 0, 0, 0, 0]) == 0.0
+
+
+def test_foreground_patches_hold_foreground(tmp_path):
+    reference = np.zeros((40, 40, 40), np.uint8)
+    reference[37, 2, 20] = 2
+    geometry = phantoms.grid(shape=(40, 40, 40), spacing_mm=(1.0, 1.25, 2.0))
+    image = Volume(np.zeros((1, 40, 40, 40), np.float32), geometry)
+    case = case_of(image, LabelMap(reference, geometry))
+    plan = {"patch_size": (8, 8, 8), "normalisation": (SCALE,)}
+
+    always = batches(tmp_path, [case], plan=plan, augment=NO_AUGMENT, foreground_fraction=1.0)
+    never = batches(tmp_path, [case], plan=plan, augment=NO_AUGMENT, foreground_fraction=0.0)
+
+    assert all((always[n]["target"] == 2).any((1, 2, 3)).all() for n in range(10))
+    assert not all((never[n]["target"] == 2).any() for n in range(10))
+
+
+def test_2d_patches_of_a_rare_class_come_from_its_slice(tmp_path):
+    reference = np.zeros((20, 20, 30), np.uint8)
+    reference[5, 15, 27] = 1
+    geometry = phantoms.grid(shape=(20, 20, 30), spacing_mm=(1.0, 1.25, 2.0))
+    image = Volume(np.zeros((1, 20, 20, 30), np.float32), geometry)
+    plan = {
+        "spatial_dims": 2,
+        "patch_size": (8, 8),
+        "normalisation": (SCALE,),
+        "strides": ((1, 1), (2, 2)),
+        "kernel_sizes": ((3, 3), (3, 3)),
+    }
+    dataset = batches(
+        tmp_path,
+        [case_of(image, LabelMap(reference, geometry))],
+        plan=plan,
+        augment=NO_AUGMENT,
+        foreground_fraction=1.0,
+    )
+
+    assert all((dataset[n]["target"] == 1).any((1, 2)).all() for n in range(5))

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from learning_cases import block_cases, small_plan
+
+from medseg.core.errors import ConfigError
+from medseg.data.cache import CaseCache
+from medseg.data.loader import LoaderSpec, StepSampler, validation_loader
+
+
+def test_an_epoch_holds_the_steps_after_the_one_before():
+    sampler = StepSampler(4)
+    sampler.set_epoch(3)
+
+    assert list(sampler) == [12, 13, 14, 15]
+    assert len(sampler) == 4
+
+
+def test_a_cpu_makes_batches_in_the_training_process():
+    assert LoaderSpec().workers("cpu") == 0
+    assert LoaderSpec(num_workers=5).workers("cpu") == 5
+    assert 1 <= LoaderSpec().workers("cuda") <= 8
+
+
+def test_validation_takes_whole_cases_unchanged(tmp_path):
+    cases = block_cases(2)
+    cache = CaseCache(tmp_path, plan=small_plan(), num_classes=3)
+
+    items = list(validation_loader(cases, cache))
+
+    assert [item["key"] for item in items] == ["case_000", "case_001"]
+    assert items[0]["image"].shape == (1, 16, 14, 12)
+    assert items[0]["target"].dtype == torch.int64
+    assert torch.equal(items[1]["target"], torch.from_numpy(cases[1].read_reference().array).long())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("steps_per_epoch", 0),
+        ("validation_cases", 0),
+        ("num_workers", -1),
+        ("foreground_fraction", 1.2),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(option, value):
+    with pytest.raises(ConfigError) as caught:
+        LoaderSpec(**{option: value})
+
+    assert caught.value.where == f"loader.{option}"
+    assert str(value) in caught.value.what
+    assert caught.value.remedy.startswith("use ")

@@ -1,0 +1,64 @@
+import pytest
+from learning_cases import LABELS, CaseList, block, block_cases, case_of
+
+from medseg.core.errors import ConfigError, InputError, LabelError
+from medseg.data.spec import DatasetSpec
+
+
+def spec(**changes) -> DatasetSpec:
+    return DatasetSpec(**{"name": "blocks", "source": CaseList(tuple(block_cases(3))), **changes})
+
+
+def test_labels_given_by_hand_come_before_those_of_the_source():
+    source = CaseList((), labels=LABELS)
+
+    assert spec(source=source).label_set() == LABELS
+    assert spec(source=source, labels={"none": 0, "box": 1}).label_set().names == ("none", "box")
+
+
+def test_missing_labels_are_asked_for():
+    with pytest.raises(InputError) as caught:
+        spec().label_set()
+
+    assert caught.value.where == "data.labels"
+    assert "dataset.json" in caught.value.what
+    assert "data.labels={background: 0, liver: 1}" in caught.value.remedy
+
+
+def test_labels_with_gaps_are_refused():
+    with pytest.raises(LabelError, match="without gaps"):
+        spec(labels={"background": 0, "liver": 2}).label_set()
+
+
+def test_only_cases_with_a_reference_count():
+    unlabelled = case_of(block(9)[0], None, key="unlabelled")
+
+    found = spec(source=CaseList((unlabelled, *block_cases(2)[::-1]))).labelled_cases()
+
+    assert [case.key for case in found] == ["case_000", "case_001"]
+
+
+def test_a_single_case_is_not_enough():
+    held_out = case_of(*block(1), key="held_out", is_held_out=True)
+
+    with pytest.raises(InputError) as caught:
+        spec(source=CaseList((held_out, *block_cases(1)))).labelled_cases()
+
+    assert caught.value.where == "data.source"
+    assert "at least two" in caught.value.what
+    assert "medseg doctor" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "remedy"),
+    [
+        ({"mirror_axes": "RX"}, "data.mirror_axes", "letters of RAS"),
+        ({"num_folds": 1}, "data.num_folds", "2 or more"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, where, remedy):
+    with pytest.raises(ConfigError) as caught:
+        spec(**changes)
+
+    assert caught.value.where == where
+    assert remedy in caught.value.remedy
