@@ -57,8 +57,8 @@ def check_codestream(code: bytes, syntax: str, form: _Expected, *, where: str) -
 
 def _j2k_facts(code: bytes) -> tuple[int, int, int, int] | None:
     """Columns, rows, samples and precision from the SIZ marker (ISO 15444-1 A.5.1)."""
-    start = code.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if start < 0 or len(code) < start + 46:
+    start = _j2k_start(code)
+    if code[start : start + 4] != b"\xff\x4f\xff\x51" or len(code) < start + 46:
         return None
     width, height, left, top, tile_w, tile_h, _, _, samples = struct.unpack(
         ">8LH", code[start + 8 : start + 42]
@@ -74,6 +74,24 @@ def _j2k_facts(code: bytes) -> tuple[int, int, int, int] | None:
         if len(entry) < 3 or entry[1] != 1 or entry[2] != 1:
             return None
     return width - left, height - top, samples, (code[start + 42] & 0x7F) + 1
+
+
+def _j2k_start(code: bytes) -> int:
+    """Where the codestream starts: at once, or in the jp2c box of a JP2 file; the end if nowhere.
+
+    A box of length 0 would keep pydicom's own search from ever ending.
+    """
+    if not code.startswith(b"\0\0\0\x0cjP  "):
+        return 0
+    position = 12
+    while position + 8 <= len(code):
+        if code[position + 4 : position + 8] == b"jp2c":
+            return position + 8
+        length = int.from_bytes(code[position : position + 4], "big")
+        if length < 8:
+            break
+        position += length
+    return len(code)
 
 
 def _jpeg_facts(code: bytes) -> tuple[int, int, int, int] | None:
