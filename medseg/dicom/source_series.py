@@ -6,6 +6,7 @@ Reads headers only: which SOP instance and frame lies where, and the patient and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from pydicom import Dataset, dcmread
 from medseg.core.errors import GeometryError, InputError, OutputError
 from medseg.core.geometry import Geometry
 from medseg.core.identity import Case, SeriesRef
-from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.core.segmentation import LabelMap
 from medseg.dicom.headers import found_volume
 from medseg.dicom.lattice import Lattice
 from medseg.dicom.parse import quiet
@@ -26,7 +27,6 @@ _NEEDED = (
     "SOPInstanceUID",
     "StudyInstanceUID",
     "SeriesInstanceUID",
-    "FrameOfReferenceUID",
 )
 
 
@@ -43,6 +43,11 @@ class SourceSeries:
     header: Dataset
     lattice: Lattice
     slots: tuple[int, ...]
+
+    @property
+    def is_projection(self) -> bool:
+        """True for an X-ray, ultrasound or photograph, which has no place in the patient."""
+        return self.lattice.frames[0].is_projection
 
     @property
     def sop_instance_uids(self) -> list[str]:
@@ -91,7 +96,8 @@ def read_source_series(series: SeriesRef, *, where: str) -> SourceSeries:
         raise InputError(
             where, f"the first file cannot be read ({type(error).__name__})", code="E_HEADER"
         ) from error
-    lacking = [keyword for keyword in _NEEDED if not header.get(keyword)]
+    needed = _NEEDED if lattice.frames[0].is_projection else (*_NEEDED, "FrameOfReferenceUID")
+    lacking = [keyword for keyword in needed if not header.get(keyword)]
     if lacking:
         raise OutputError(
             where,
@@ -102,12 +108,13 @@ def read_source_series(series: SeriesRef, *, where: str) -> SourceSeries:
 
 
 def on_slices(
-    result: LabelMap | ProbabilityMap, source: SourceSeries, *, where: str
-) -> NDArray[np.generic]:
-    """The result's voxels on the slices of the series, shape (..., columns, rows, slices).
+    array: NDArray[Any], geometry: Geometry, source: SourceSeries, *, where: str
+) -> NDArray[Any]:
+    """A result's voxels on the slices of the series, shape (..., columns, rows, slices).
 
-    Axes may run in any order and direction. A result on the upright grid of a leaning series is
-    put back onto the slices as acquired, by nearest neighbour. Otherwise nothing is resampled.
+    The last three axes of `array` lie on `geometry`, in any order and direction. A result on the
+    upright grid of a leaning series is put back onto the slices as acquired, by nearest neighbour.
+    Otherwise nothing is resampled.
 
     Raises:
         GeometryError: the result lies on neither grid.
@@ -116,17 +123,17 @@ def on_slices(
     reason = "its axes are not parallel to theirs"
     targets = [slices, upright_geometry(slices)] if source.lattice.is_tilted else [slices]
     for target in targets:
-        axes = _axes_between(target, result.geometry)
+        axes = _axes_between(target, geometry)
         if axes is None:
             continue
-        difference = target.difference(result.geometry.permuted(*axes))
+        difference = target.difference(geometry.permuted(*axes))
         if difference is not None:
             reason = difference
             continue
-        array = _permuted(result.array, *axes)
+        voxels = _permuted(array, *axes)
         if target is not slices:
-            array = _leaning(array, target, slices)
-        return array[..., list(source.slots)] if source.lattice.missing else array
+            voxels = _leaning(voxels, target, slices)
+        return voxels[..., list(source.slots)] if source.lattice.missing else voxels
     raise GeometryError(
         where,
         f"the result does not lie on the slices of the source series: {reason}",
@@ -149,18 +156,14 @@ def _axes_between(
     return order, flips
 
 
-def _permuted(
-    array: NDArray[np.generic], order: tuple[int, ...], flips: tuple[int, ...]
-) -> NDArray[np.generic]:
+def _permuted(array: NDArray[Any], order: tuple[int, ...], flips: tuple[int, ...]) -> NDArray[Any]:
     """The last three axes reordered, then flipped; a view."""
     lead = array.ndim - 3
     moved = array.transpose(*range(lead), *(lead + axis for axis in order))
     return np.flip(moved, tuple(lead + axis for axis in flips)) if flips else moved
 
 
-def _leaning(
-    array: NDArray[np.generic], upright: Geometry, slices: Geometry
-) -> NDArray[np.generic]:
+def _leaning(array: NDArray[Any], upright: Geometry, slices: Geometry) -> NDArray[Any]:
     """Values of an upright grid at the voxels of leaning slices; 0 outside."""
     numbers = np.arange(1, np.prod(upright.shape) + 1).reshape(upright.shape)
     nearest = restore_labels(LabelMap(numbers, upright), slices).array

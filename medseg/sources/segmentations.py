@@ -18,6 +18,14 @@ from medseg.core.geometry import Geometry
 from medseg.core.identity import SeriesRef
 from medseg.core.labels import Label
 from medseg.core.segmentation import LabelMap
+from medseg.core.segments import (
+    OnOverlap,
+    Segment,
+    SegmentSet,
+    joined,
+    segment_of,
+    unique_names,
+)
 from medseg.dicom.colour import rgb_of
 from medseg.dicom.contours import fill_contour
 from medseg.dicom.headers import FoundVolume, found_volume, index_folder
@@ -25,14 +33,6 @@ from medseg.dicom.parse import quiet
 from medseg.dicom.rtstruct_file import RT_STRUCTURE_SET, RtStructFile, read_rtstruct_file
 from medseg.dicom.seg_file import SegFile, SegFrame, SegmentFacts, read_seg_file
 from medseg.dicom.tilt import restore_labels, upright_geometry
-from medseg.sources.segments import (
-    OnOverlap,
-    Segment,
-    SegmentationFile,
-    joined,
-    segment_of,
-    unique_names,
-)
 
 # How far a frame's voxels may lie from those of the grid, in voxels. Tools round positions to
 # about 0.01 mm; a tenth of a voxel is far below what changes which voxel is meant.
@@ -51,14 +51,14 @@ def read_segmentation(
 ) -> LabelMap:
     """A DICOM SEG or RTSTRUCT as a label map.
 
-    Class numbers are the file's segment or region numbers. `read_segmentation_file` keeps segments
+    Class numbers are the file's segment or region numbers. `read_segments` keeps segments
     that overlap apart.
 
     Args:
         path: the file.
         source: the series it was drawn on, as a SeriesRef or as a file or folder to look in, or a
             grid. Without it a SEG comes on its own grid; an RTSTRUCT has none, so it needs one.
-        on_overlap: what voxels of several segments become: see `SegmentationFile.label_map`.
+        on_overlap: what voxels of several segments become: see `SegmentSet.label_map`.
         threshold: share from which a voxel of a FRACTIONAL segment counts, in (0, 1].
         trust_positions: accept a source in another frame of reference.
 
@@ -70,19 +70,17 @@ def read_segmentation(
         GeometryError: its voxels lie between or outside those of the source.
         LabelError: segments overlap.
     """
-    found = read_segmentation_file(
-        path, source=source, threshold=threshold, trust_positions=trust_positions
-    )
+    found = read_segments(path, source=source, threshold=threshold, trust_positions=trust_positions)
     return found.label_map(on_overlap=on_overlap)
 
 
-def read_segmentation_file(
+def read_segments(
     path: str | Path,
     *,
     source: SeriesRef | Geometry | str | Path | None = None,
     threshold: float = 0.5,
     trust_positions: bool = False,
-) -> SegmentationFile:
+) -> SegmentSet:
     """All segments of a DICOM SEG or RTSTRUCT, each by itself; see `read_segmentation`."""
     if _is_structure_set(Path(path)):
         structures = read_rtstruct_file(path)
@@ -204,7 +202,7 @@ def _check_frame(
         )
 
 
-def _on_reading_grid(found: SegmentationFile, grid: _Grid) -> SegmentationFile:
+def _on_reading_grid(found: SegmentSet, grid: _Grid) -> SegmentSet:
     """Segments of a leaning stack moved to the upright grid, as reading the series does."""
     if not grid.is_tilted:
         return found
@@ -216,10 +214,10 @@ def _on_reading_grid(found: SegmentationFile, grid: _Grid) -> SegmentationFile:
         moved = restore_labels(LabelMap(whole, grid.geometry), upright).array > 0
         segments.append(segment_of(segment.label, moved, tracking_uid=segment.tracking_uid))
     notes = (*found.notes, "moved onto the upright grid of a tilted series")
-    return SegmentationFile(found.where, upright, tuple(segments), notes)
+    return SegmentSet(found.where, upright, tuple(segments), notes)
 
 
-def _place(file: SegFile, geometry: Geometry, threshold: float) -> SegmentationFile:
+def _place(file: SegFile, geometry: Geometry, threshold: float) -> SegmentSet:
     """Frames to segments on a grid."""
     if not 0 < threshold <= 1:
         raise InputError("threshold", f"is {threshold}", "use a share above 0 and up to 1")
@@ -245,7 +243,7 @@ def _place(file: SegFile, geometry: Geometry, threshold: float) -> SegmentationF
         joined(labels[number], pieces[number], tracking_uid=facts.tracking_uid)
         for number, facts in facts_of.items()
     )
-    return SegmentationFile(where, geometry, segments)
+    return SegmentSet(where, geometry, segments)
 
 
 def _masks_of(
@@ -310,7 +308,7 @@ def _label(facts: SegmentFacts, name: str) -> Label:
     return Label(name, facts.number, facts.category, facts.type, colour)
 
 
-def _fill(file: RtStructFile, geometry: Geometry, where: str) -> SegmentationFile:
+def _fill(file: RtStructFile, geometry: Geometry, where: str) -> SegmentSet:
     """Contours to segments: voxels whose centre lies inside, holes by the even-odd rule."""
     names = unique_names([roi.name for roi in file.rois])
     # Region numbers may start at 0 or be huge; class numbers are then given in their order.
@@ -343,7 +341,7 @@ def _fill(file: RtStructFile, geometry: Geometry, where: str) -> SegmentationFil
         segments.append(segment_of(label, mask))
     if not is_plain:
         notes.append("regions numbered anew in their order")
-    return SegmentationFile(where, geometry, tuple(segments), tuple(notes))
+    return SegmentSet(where, geometry, tuple(segments), tuple(notes))
 
 
 def _is_structure_set(path: Path) -> bool:

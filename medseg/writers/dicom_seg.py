@@ -6,42 +6,29 @@ come from the label set and from the source. The same result gives the same UIDs
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from medseg.core.errors import ConfigError, LabelError, OutputError
+from medseg.core.errors import ConfigError, OutputError
 from medseg.core.identity import Case
-from medseg.core.labels import Label, LabelSet
 from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.core.segments import SegmentSet
 from medseg.dicom.derived import Algorithm, derived_header
 from medseg.dicom.encode import DEFLATED, EXPLICIT_LITTLE, RLE, write_frames
-from medseg.dicom.source_series import on_slices, read_source_series, source_of
+from medseg.dicom.source_series import read_source_series, source_of
 from medseg.dicom.uids import UUID_ROOT
 from medseg.writers.names import output_path
-from medseg.writers.seg_frames import (
-    FrameKey,
-    bit_frames,
-    frame_groups,
-    planes_of,
-    rle_frame,
-    slices_with,
-)
+from medseg.writers.seg_content import FULL_SHARE, SegContent, SegmentationType, content_of
+from medseg.writers.seg_frames import FrameKey, bit_frames, frame_groups, rle_frame
 from medseg.writers.seg_header import (
     LABEL_MAP_SEGMENTATION_STORAGE,
     SEGMENTATION_STORAGE,
     add_segmentation_modules,
     segment_items,
-    segments_of,
 )
 
-SegmentationType = Literal["BINARY", "FRACTIONAL", "LABELMAP"]
 EmptyFrames = Literal["auto", "keep", "omit"]
 Compression = Literal["auto", "none", "rle", "deflate"]
 
@@ -50,7 +37,6 @@ Compression = Literal["auto", "none", "rle", "deflate"]
 _KEEP_UP_TO_SEGMENTS = 4
 _KEEP_BELOW_BYTES = 50_000_000
 _MAX_NATIVE_BYTES = 2**32 - 2  # the length of native pixel data is a 32-bit even number
-_FULL = 255
 
 
 @dataclass(frozen=True)
@@ -90,7 +76,7 @@ class DicomSegWriter:
 
 
 def write_dicom_seg(
-    label_map: LabelMap | ProbabilityMap,
+    label_map: LabelMap | ProbabilityMap | SegmentSet,
     case: Case,
     path: str | Path,
     *,
@@ -107,7 +93,8 @@ def write_dicom_seg(
     Args:
         label_map: result on the slices of the source series; its axes may run in any order and
             direction. BINARY and LABELMAP take the likeliest class of probabilities, FRACTIONAL
-            stores them in 256 steps, and a label map as 0 and 1.
+            stores them in 256 steps, and a label map as 0 and 1. A SegmentSet holds segments that
+            overlap, or instances with a name and tracking UID each; no LABELMAP can hold overlaps.
         case: where the result comes from; needs its `series`.
         path: file to write.
         segmentation_type: BINARY, one bit per voxel and class, is what every viewer reads.
@@ -134,9 +121,13 @@ def write_dicom_seg(
     series = source_of(case, writer="DICOM-SEG")
     source = read_source_series(series, where=case.key)
     algorithm = Algorithm(algorithm_name, algorithm_version, bundle_sha256)
-    voxels = on_slices(label_map, source, where=case.key)
-    content = _content(label_map, voxels, segmentation_type, where=case.key)
-    numbers = [label.class_id for label in content.segments]
+    if source.is_projection and segmentation_type == "LABELMAP":
+        raise OutputError(
+            case.key,
+            "is a projection image, whose label map has no position to be indexed by",
+            "use segmentation_type=BINARY",
+        )
+    content = content_of(label_map, source, segmentation_type=segmentation_type, where=case.key)
     frames = _frames(content, segmentation_type, empty_frames)
 
     if compression == "auto":
@@ -151,12 +142,12 @@ def write_dicom_seg(
         algorithm,
         sop_class_uid=LABEL_MAP_SEGMENTATION_STORAGE if is_label_map else SEGMENTATION_STORAGE,
         modality="SEG",
-        identity=(segmentation_type, compression, empty_frames, _digest(content)),
+        identity=(segmentation_type, compression, empty_frames, content.digest()),
         series_offset=1,
         description="segmentation",
         uid_root=uid_root,
     )
-    bits = 1 if segmentation_type == "BINARY" else content.planes.dtype.itemsize * 8
+    bits = 1 if segmentation_type == "BINARY" else content.layers.dtype.itemsize * 8
     add_segmentation_modules(
         header,
         source,
@@ -167,17 +158,23 @@ def write_dicom_seg(
     header.SegmentsOverlap = content.overlap
     if segmentation_type == "FRACTIONAL":
         header.SegmentationFractionalType = content.fractional_type
-        header.MaximumFractionalValue = _FULL
+        header.MaximumFractionalValue = FULL_SHARE
     if is_label_map:
         header.PixelPaddingValue = 0
-    header.SegmentSequence = segment_items(content.segments, source, algorithm, root=uid_root)
+    header.SegmentSequence = segment_items(
+        content.segments,
+        source,
+        algorithm,
+        tracking_uids=content.tracking_uids,
+        root=uid_root,
+    )
 
     num_bytes = _native_bytes(content, len(frames), bits)
     if compression == "none" and num_bytes > _MAX_NATIVE_BYTES:
         raise OutputError(
             path,
-            f"{len(frames)} frames for {len(numbers)} segments need more than the 4 GiB that an "
-            "uncompressed object can hold",
+            f"{len(frames)} frames for {len(content.numbers)} segments need more than the 4 GiB "
+            "that an uncompressed object can hold",
             "use segmentation_type=LABELMAP",
         )
     encoded = [rle_frame(content.plane(*key)) for key in frames] if compression == "rle" else None
@@ -194,41 +191,14 @@ def write_dicom_seg(
     return Path(path)
 
 
-@dataclass(frozen=True, eq=False)
-class _Content:
-    """What goes into the frames.
-
-    Args:
-        planes: class numbers, shape (slices, rows, columns); for fractions (segments, slices, rows,
-            columns) in 0 to 255.
-        segments: the classes that are described.
-        overlap: whether a voxel may belong to two segments.
-        fractional_type: what fractions mean; "" for class numbers.
-    """
-
-    planes: NDArray[Any]
-    segments: tuple[Label, ...]
-    overlap: Literal["NO", "UNDEFINED"] = "NO"
-    fractional_type: str = ""
-
-    @property
-    def num_slices(self) -> int:
-        return int(self.planes.shape[-3])
-
-    def plane(self, number: int, index: int) -> NDArray[Any]:
-        """One frame's values; all classes together for number 0."""
-        if not self.fractional_type:
-            return np.asarray(self.planes[index])
-        position = [label.class_id for label in self.segments].index(number)
-        return np.asarray(self.planes[position, index])
-
-
-def _frames(content: _Content, segmentation_type: str, empty_frames: EmptyFrames) -> list[FrameKey]:
+def _frames(
+    content: SegContent, segmentation_type: str, empty_frames: EmptyFrames
+) -> list[FrameKey]:
     """Segment by segment, each in the order of the slices."""
     every = range(content.num_slices)
     if segmentation_type == "LABELMAP":
         return [(0, k) for k in every]
-    numbers = [label.class_id for label in content.segments]
+    numbers = content.numbers
     bits = 1 if segmentation_type == "BINARY" else 8
     all_bytes = _native_bytes(content, len(numbers) * len(every), bits)
     if empty_frames == "keep" or (
@@ -236,82 +206,25 @@ def _frames(content: _Content, segmentation_type: str, empty_frames: EmptyFrames
         and (len(numbers) <= _KEEP_UP_TO_SEGMENTS or all_bytes < _KEEP_BELOW_BYTES)
     ):
         return [(number, k) for number in numbers for k in every]
-    if content.fractional_type:
-        found = {
-            number: slices
-            for number, planes in zip(numbers, content.planes, strict=True)
-            for slices in slices_with((planes > 0).astype(np.uint8), [1]).values()
-        }
-    else:
-        found = slices_with(content.planes, numbers)
-    frames = [(number, k) for number in numbers for k in found.get(number, ())]
+    occupied = content.occupied()
+    frames = [(number, k) for number in numbers for k in occupied.get(number, ())]
     # An object without frames is not allowed; an empty result has those of the first segment.
     return frames or [(numbers[0], k) for k in every]
 
 
-def _native_bytes(content: _Content, num_frames: int, bits: int) -> int:
-    rows, columns = content.planes.shape[-2:]
-    return (num_frames * rows * columns * bits + 7) // 8
+def _native_bytes(content: SegContent, num_frames: int, bits: int) -> int:
+    return (num_frames * content.voxels_per_frame * bits + 7) // 8
 
 
 def _native(
-    content: _Content, frames: Sequence[FrameKey], segmentation_type: str
+    content: SegContent, frames: Sequence[FrameKey], segmentation_type: str
 ) -> Iterator[bytes]:
     if segmentation_type == "BINARY":
-        yield from bit_frames(content.planes, frames)
+        yield from bit_frames(content.masks(frames), num_voxels=content.voxels_per_frame)
         return
-    for number, k in frames:
-        plane = content.plane(number, k)
+    for key in frames:
+        plane = content.plane(*key)
         yield plane.astype(plane.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def _content(
-    result: LabelMap | ProbabilityMap,
-    voxels: NDArray[Any],
-    segmentation_type: SegmentationType,
-    *,
-    where: str,
-) -> _Content:
-    """What goes into the frames of a result whose `voxels` lie on the slices already."""
-    if isinstance(result, ProbabilityMap) and segmentation_type == "FRACTIONAL":
-        segments = result.labels.foreground
-        shares = [np.rint(np.clip(planes_of(voxels[s.class_id]), 0, 1) * _FULL) for s in segments]
-        return _Content(np.stack(shares).astype(np.uint8), segments, "UNDEFINED", "PROBABILITY")
-    if isinstance(result, ProbabilityMap):
-        voxels = voxels.argmax(axis=0)
-    else:
-        voxels = _checked(voxels, result.labels, where)
-    highest = int(voxels.max()) if result.labels is None else len(result.labels) - 1
-    planes = planes_of(voxels.astype(np.uint8 if highest <= 255 else np.uint16, copy=False))
-    segments = segments_of(result.labels, highest=highest)
-    if segmentation_type == "FRACTIONAL":
-        shares = [(planes == s.class_id).astype(np.uint8) * _FULL for s in segments]
-        return _Content(np.stack(shares), segments, "NO", "OCCUPANCY")
-    return _Content(planes, segments)
-
-
-def _checked(voxels: NDArray[Any], labels: LabelSet | None, where: str) -> NDArray[Any]:
-    """Class numbers that have a label; voxels without annotation become background."""
-    if labels is not None and labels.ignore_id is not None:
-        voxels = np.where(voxels == labels.ignore_id, 0, voxels)
-    low, high = int(voxels.min()), int(voxels.max())
-    highest = 65535 if labels is None else len(labels) - 1
-    if low < 0 or high > highest:
-        raise LabelError(
-            where,
-            f"the result holds numbers from {low} to {high}, but its labels are 0 to {highest}",
-            "give the label set that the numbers belong to",
-        )
-    return voxels
-
-
-def _digest(content: _Content) -> str:
-    """Hash of the voxels and of what their numbers mean."""
-    meaning = LabelSet((Label("background", 0), *content.segments)).to_mapping()
-    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
-    digest.update(str(content.planes.shape).encode())
-    digest.update(np.ascontiguousarray(content.planes).data)
-    return digest.hexdigest()
 
 
 def _check_words(segmentation_type: str, empty_frames: str, compression: str) -> None:

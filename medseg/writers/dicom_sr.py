@@ -135,7 +135,7 @@ def write_dicom_sr(
     seg = _read_seg(Path(seg_path), source, case.key)
     if isinstance(label_map, ProbabilityMap):
         label_map = LabelMap(label_map.array.argmax(axis=0), label_map.geometry, label_map.labels)
-    voxels = on_slices(label_map, source, where=case.key)
+    voxels = on_slices(label_map.array, label_map.geometry, source, where=case.key)
     labels = segments_of(label_map.labels, highest=int(voxels.max()))
     measured = measure(label_map, voxels, source, case, labels)
     algorithm = Algorithm(algorithm_name, algorithm_version, bundle_sha256)
@@ -150,7 +150,8 @@ def write_dicom_sr(
         uid_root=uid_root,
     )
     # A report has no positions of its own.
-    del header.FrameOfReferenceUID, header.PositionReferenceIndicator
+    for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):
+        header.pop(keyword, None)
     header.ContentDate, header.ContentTime = header.SeriesDate, header.SeriesTime
     header.CompletionFlag = "COMPLETE"
     header.VerificationFlag = "UNVERIFIED"

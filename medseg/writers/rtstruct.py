@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from medseg.core.errors import OutputError
 from medseg.core.identity import Case
 from medseg.core.labels import Label
 from medseg.core.segmentation import LabelMap, ProbabilityMap
@@ -95,9 +96,15 @@ def write_rtstruct(
         GeometryError: the result does not lie on the slices of the series.
     """
     source = read_source_series(source_of(case, writer="RTSTRUCT"), where=case.key)
-    voxels = on_slices(label_map, source, where=case.key)
+    voxels = on_slices(label_map.array, label_map.geometry, source, where=case.key)
     if isinstance(label_map, ProbabilityMap):
         voxels = voxels.argmax(axis=0)
+    if source.is_projection:
+        raise OutputError(
+            case.key,
+            "is a projection image, which has no place in the patient for contours to be drawn at",
+            "use output=dicom_seg",
+        )
     algorithm = Algorithm(algorithm_name, algorithm_version, bundle_sha256)
     regions = segments_of(label_map.labels, highest=int(voxels.max()))
     digest = hashlib.sha256(np.ascontiguousarray(voxels).data)

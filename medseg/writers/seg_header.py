@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydicom import Dataset
@@ -46,9 +46,14 @@ def tracking_uid(source: SourceSeries, algorithm: Algorithm, label: Label, *, ro
 
 
 def segment_items(
-    segments: Sequence[Label], source: SourceSeries, algorithm: Algorithm, *, root: str
+    segments: Sequence[Label],
+    source: SourceSeries,
+    algorithm: Algorithm,
+    *,
+    tracking_uids: Mapping[int, str],
+    root: str,
 ) -> list[Dataset]:
-    """Items of the Segment Sequence."""
+    """Items of the Segment Sequence; segments without a tracking UID get a derived one."""
     items = []
     for label in segments:
         codes = segment_codes(label)
@@ -64,7 +69,7 @@ def segment_items(
         item.SegmentationAlgorithmIdentificationSequence = [algorithm_item(algorithm)]
         _add_codes(item, codes)
         item.RecommendedDisplayCIELabValue = list(dicom_lab(label.rgb))
-        uid = tracking_uid(source, algorithm, label, root=root)
+        uid = tracking_uids.get(label.class_id) or tracking_uid(source, algorithm, label, root=root)
         item.TrackingID = f"{plain_text(label.name, 64)} {uid.rpartition('.')[2][-12:]}"
         item.TrackingUID = uid
         items.append(item)
@@ -108,11 +113,19 @@ def add_segmentation_modules(
     header.BitsAllocated = header.BitsStored = bits
     header.HighBit = bits - 1
     _add_lossy_compression(header, source.header)
+    if source.is_projection:
+        header.PatientOrientation = source.header.get("PatientOrientation")
+        for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator"):
+            header.pop(keyword, None)
     references = Dataset()
     references.SeriesInstanceUID = source.header.SeriesInstanceUID
     references.ReferencedInstanceSequence = referenced_instances(source)
     header.ReferencedSeriesSequence = [references]
-    _add_dimensions(header, has_segments=segmentation_type != "LABELMAP")
+    _add_dimensions(
+        header,
+        has_segments=segmentation_type != "LABELMAP",
+        has_places=not source.is_projection,
+    )
     header.SharedFunctionalGroupsSequence = [_shared_groups(source)]
 
 
@@ -142,7 +155,7 @@ def _add_lossy_compression(header: Dataset, source: Dataset) -> None:
                 setattr(header, keyword, source.get(keyword))
 
 
-def _add_dimensions(header: Dataset, *, has_segments: bool) -> None:
+def _add_dimensions(header: Dataset, *, has_segments: bool, has_places: bool) -> None:
     uid = derive_uid("dimensions", str(header.SOPInstanceUID))
     organization = Dataset()
     organization.DimensionOrganizationUID = uid
@@ -150,7 +163,7 @@ def _add_dimensions(header: Dataset, *, has_segments: bool) -> None:
     position = (_IMAGE_POSITION, _PLANE_POSITION, "Image Position Patient")
     segment = (_SEGMENT_NUMBER, _SEGMENT_IDENTIFICATION, "Referenced Segment Number")
     indices = []
-    for pointer, group, name in (segment, position) if has_segments else (position,):
+    for pointer, group, name in [segment] * has_segments + [position] * has_places:
         index = Dataset()
         index.DimensionOrganizationUID = uid
         index.DimensionIndexPointer = pointer
@@ -163,6 +176,9 @@ def _add_dimensions(header: Dataset, *, has_segments: bool) -> None:
 
 
 def _shared_groups(source: SourceSeries) -> Dataset:
+    shared = Dataset()
+    if source.is_projection:
+        return shared
     frame = source.lattice.frames[0]
     geometry = source.lattice.geometry
     normal = np.cross(geometry.directions[:, 0], geometry.directions[:, 1])
@@ -173,7 +189,6 @@ def _shared_groups(source: SourceSeries) -> Dataset:
     measures.SpacingBetweenSlices = decimals([spacing])[0]
     orientation = Dataset()
     orientation.ImageOrientationPatient = decimals([*frame.row_lps, *frame.column_lps])
-    shared = Dataset()
     shared.PixelMeasuresSequence = [measures]
     shared.PlaneOrientationSequence = [orientation]
     return shared

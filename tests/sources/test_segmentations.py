@@ -15,7 +15,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.labels import LabelSet
 from medseg.core.segmentation import LabelMap
 from medseg.dicom.volumes import read_series
-from medseg.sources.segmentations import read_segmentation, read_segmentation_file
+from medseg.sources.segmentations import read_segmentation, read_segments
 from medseg.writers.dicom_seg import write_dicom_seg
 
 OBLIQUE = dicom_objects.oblique_geometry()
@@ -127,7 +127,7 @@ def test_overlapping_segments_are_kept_apart_and_refused_as_one_map(tmp_path):
     lesion[6:9, 5:8, 3:5] = 1
     path = highdicom_seg(case, [lesion, organ], tmp_path / "seg.dcm")
 
-    file = read_segmentation_file(path, source=case.series)
+    file = read_segments(path, source=case.series)
 
     np.testing.assert_array_equal(file.mask("segment 1"), lesion)
     np.testing.assert_array_equal(file.mask("segment 2"), organ)

@@ -11,7 +11,10 @@ from medseg.core.geometry import ALL_ORIENTATIONS, Geometry
 from medseg.core.identity import Case
 from medseg.core.labels import CodedConcept, Label, LabelSet
 from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.core.segments import SegmentSet, segment_of
+from medseg.dicom.headers import found_volume
 from medseg.dicom.volumes import read_series
+from medseg.sources.segmentations import read_segments
 from medseg.writers.dicom_seg import DicomSegWriter, write_dicom_seg
 
 TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
@@ -402,6 +405,90 @@ def test_the_same_result_gives_the_same_bytes_and_another_gives_other_uids(tmp_p
     assert a.SOPInstanceUID != b.SOPInstanceUID
     assert a.SeriesInstanceUID != b.SeriesInstanceUID
     assert a.SegmentSequence[0].TrackingUID == b.SegmentSequence[0].TrackingUID
+
+
+def lesions(grid):
+    """An organ with two lesions in it, each a segment of its own with a tracking UID."""
+    organ, first, second = (np.zeros(grid.shape, bool) for _ in range(3))
+    organ[2:16, 3:14, 1:10] = True
+    first[4:6, 5:8, 2:4] = True
+    second[9:12, 6:8, 7:9] = True
+    lesion = CodedConcept("52988006", "SCT", "Lesion")
+    segments = (
+        segment_of(Label("liver", 1), organ),
+        segment_of(Label("lesion 1", 2, type=lesion), first, tracking_uid="2.25.11"),
+        segment_of(Label("lesion 2", 3, type=lesion), second, tracking_uid="2.25.12"),
+    )
+    return SegmentSet("case_1", grid, segments), (organ, first, second)
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL"])
+def test_segments_that_overlap_keep_their_voxels(tmp_path, kind):
+    case, grid = dicom_objects.series_case(tmp_path / "in", GRIDS["odd matrix, oblique"])
+    segments, expected = lesions(grid)
+
+    path = write(segments, case, tmp_path, segmentation_type=kind)
+
+    seg = pydicom.dcmread(path)
+    assert seg.SegmentsOverlap == "YES"
+    assert dicom_objects.problems_of(path) == []
+    masks = dicom_objects.highdicom_masks(path, grid)
+    for number, mask in enumerate(expected, start=1):
+        np.testing.assert_array_equal(masks[number] > 0.5, mask)
+
+
+def test_instances_keep_their_tracking_uids_and_come_back(tmp_path):
+    case, grid = dicom_objects.series_case(tmp_path / "in", GRIDS["odd matrix, oblique"])
+    segments, expected = lesions(grid)
+
+    path = write(segments, case, tmp_path)
+
+    found = read_segments(path, source=case.series)
+    assert [s.tracking_uid for s in found.segments[1:]] == ["2.25.11", "2.25.12"]
+    assert [s.label.name for s in found.segments] == ["liver", "lesion 1", "lesion 2"]
+    for segment, mask in zip(found.segments, expected, strict=True):
+        np.testing.assert_array_equal(found.mask(segment.label.name), mask)
+
+
+def test_overlaps_cannot_become_a_label_map(tmp_path):
+    case, grid = dicom_objects.series_case(tmp_path / "in", GRIDS["odd matrix, oblique"])
+    segments, _ = lesions(grid)
+
+    with pytest.raises(
+        OutputError, match=r"12 voxels belong to both 'liver' and 'lesion 1'.*BINARY"
+    ):
+        write(segments, case, tmp_path, segmentation_type="LABELMAP")
+
+
+def test_a_projection_image_gets_a_segmentation_without_positions(tmp_path):
+    case, label_map = projection(tmp_path)
+
+    path = write(label_map, case, tmp_path)
+
+    seg = pydicom.dcmread(path)
+    assert dicom_objects.problems_of(path) == []
+    assert "PlanePositionSequence" not in seg.PerFrameFunctionalGroupsSequence[0]
+    np.testing.assert_array_equal(seg.pixel_array[0].T, label_map.array[:, :, 0] == 1)
+    found = read_segments(path, source=case.series)
+    np.testing.assert_array_equal(found.label_map().array, label_map.array)
+
+
+def projection(tmp_path):
+    """A computed radiograph without any position, as its case and a label map."""
+
+    def to_radiograph(dataset, _):
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        dataset.Modality = "CR"
+        for keyword in (
+            "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "PixelSpacing",
+            "FrameOfReferenceUID", "PositionReferenceIndicator",
+        ):  # fmt: skip
+            delattr(dataset, keyword)
+
+    case, _ = dicom_objects.series_case(tmp_path / "in", GRIDS["one slice"], edit=to_radiograph)
+    geometry = found_volume(case.series).geometry
+    return case, blobs(geometry)
 
 
 def test_the_writer_names_the_file_after_the_case(tmp_path):

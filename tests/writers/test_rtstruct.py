@@ -13,7 +13,7 @@ from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.segmentation import LabelMap
 from medseg.dicom.volumes import read_dicom_volumes
-from medseg.sources.segmentations import read_segmentation, read_segmentation_file
+from medseg.sources.segmentations import read_segmentation, read_segments
 from medseg.writers.rtstruct import RtStructWriter, write_rtstruct
 
 GRIDS = {
@@ -212,7 +212,7 @@ def test_points_are_left_out_and_noted(tmp_path):
 
     path, case = edited(tmp_path, to_point)
 
-    found = read_segmentation_file(path, source=case.series)
+    found = read_segments(path, source=case.series)
 
     assert found.notes == ("liver: 1 points and open contours left out",)
 

@@ -47,11 +47,11 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class SegmentationFile:
-    """All segments of one file on one grid; voxels may belong to several.
+class SegmentSet:
+    """Segments on one grid: voxels may belong to several, as organs and their lesions do.
 
     Args:
-        where: the file, for messages.
+        where: what messages call it, such as the file.
         geometry: the grid.
         segments: in the order of their numbers.
         notes: what a person should know.
@@ -69,6 +69,28 @@ class SegmentationFile:
         highest = max(by_number, default=1)
         labels = [by_number.get(n, Label(f"unused_{n}", n)) for n in range(1, highest + 1)]
         return LabelSet((Label("background", 0), *labels))
+
+    def layers(self) -> tuple[NDArray[np.uint16], dict[int, int]]:
+        """Class numbers in as few label arrays as hold all segments apart.
+
+        Returns:
+            Array of shape (L, I, J, K), and the layer that each number is in.
+        """
+        found: list[NDArray[np.uint16]] = []
+        layer_of = {}
+        for segment in self.segments:
+            free = [
+                number
+                for number, layer in enumerate(found)
+                if not (layer[segment.box] > 0)[segment.mask].any()
+            ]
+            if not free:
+                free = [len(found)]
+                found.append(np.zeros(self.geometry.shape, np.uint16))
+            found[free[0]][segment.box][segment.mask] = segment.label.class_id
+            layer_of[segment.label.class_id] = free[0]
+        empty = np.zeros((1, *self.geometry.shape), np.uint16)
+        return np.stack(found) if found else empty, layer_of
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Voxels of the segment of that name, shape (I, J, K).
@@ -125,7 +147,7 @@ class SegmentationFile:
                     self.where,
                     f"{shared} voxels belong to both '{first}' and '{second}', but a label map has "
                     "one class per voxel",
-                    "set on_overlap to 'smallest' or 'last', or use read_segmentation_file",
+                    "set on_overlap to 'smallest' or 'last', or use read_segments",
                     code="E_OVERLAP",
                 )
             taken[segment.box] |= segment.mask
