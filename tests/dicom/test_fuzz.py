@@ -4,10 +4,12 @@ memory.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dicom_cases as cases
@@ -146,3 +148,37 @@ def test_twenty_thousand_mutants_raise_nothing_but_input_error(seed: int, tmp_pa
 
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown < _MAX_RSS_GROWTH
+
+
+CODEC_FILES = (
+    "dicom_pydicom/test_files/MR_small_jp2klossless.dcm",
+    "dicom_pydicom/test_files/GDCMJ2K_TextGBR.dcm",
+    "dicom_pydicom/test_files/SC_rgb_jpeg.dcm",
+    "dicom_pydicom/test_files/MR_small_RLE.dcm",
+    "dicom_dicomparser/testImages/encapsulated/single-frame/CT1_UNC.fragmented_bot_jpeg_ls.80.dcm",
+    "dicom_dicom2nifti/generic/compressed_j2k/001/IM-0001-0001-0001.dcm",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", CODEC_FILES)
+def test_damaged_codestreams_end_in_time(
+    name: str, real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole = (real_data("dicom") / name).read_bytes()
+    start = whole.rindex(b"\xe0\x7f\x10\x00")
+    rng = np.random.default_rng(5)
+    path = tmp_path / "mutant.dcm"
+    for n in range(500):
+        changed = bytearray(whole)
+        reach = 400 if n % 3 else len(whole) - start
+        for at in rng.integers(start, min(len(whole), start + reach), size=4):
+            changed[at] = int(rng.integers(0, 256))
+        path.write_bytes(bytes(changed))
+        began = time.monotonic()
+
+        with contextlib.suppress(InputError):
+            read_dicom_volumes(path)
+
+        assert time.monotonic() - began < _MAX_SECONDS, f"mutant {n} of {name}"
