@@ -29,7 +29,7 @@ _ACQUISITION_EQUIPMENT = CodedConcept("109101", "DCM", "Acquisition Equipment")
 # Modules Patient, Clinical Trial Subject, General Study, Patient Study: copied where present.
 _COPIED = [
     "SpecificCharacterSet", "TimezoneOffsetFromUTC", "PatientName", "PatientID",
-    "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "OtherPatientIDs", "PatientBirthTime",
+    "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientBirthTime",
     "EthnicGroup", "PatientComments", "PatientSpeciesDescription", "PatientBreedDescription",
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
     "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName",
@@ -181,13 +181,15 @@ def plain_text(text: str, length: int) -> str:
 
 
 def copy_elements(source: Dataset, target: Dataset, keywords: Iterable[str]) -> None:
-    """Copies elements; undecoded text keeps its bytes, whatever its character set says of them."""
+    """Copies elements that hold something; undecoded text keeps its bytes, as it is."""
     explicit = getattr(source, "original_encoding", (None, None))[0] is False
     for keyword in keywords:
         tag = tag_for_keyword(keyword)
         if tag is None or tag not in source:
             continue
         raw = source.get_item(tag)
+        if raw is None or raw.value in (None, b"", ""):
+            continue
         vr = dictionary_VR(tag)
         if isinstance(raw, RawDataElement) and vr != "SQ" and raw.value is not None:
             # Text has no byte order, so its bytes can stand in the new file as they are.

@@ -12,7 +12,7 @@ from medseg.core.identity import Case
 from medseg.core.labels import CodedConcept, Label, LabelSet
 from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.core.segments import SegmentSet, segment_of
-from medseg.dicom.headers import found_volume
+from medseg.dicom.headers import found_volume, index_folder
 from medseg.dicom.volumes import read_series
 from medseg.sources.segmentations import read_segments
 from medseg.writers.dicom_seg import DicomSegWriter, write_dicom_seg
@@ -574,3 +574,17 @@ def test_no_error_or_log_names_the_patient(tmp_path, caplog):
             write(blobs(grid.resized((2, 3, 4))), case, tmp_path)
 
     assert "LEAK" not in caplog.text + str(caught.value)
+
+
+@pytest.mark.real_data
+def test_a_real_series_gets_a_segmentation_that_other_programs_read(real_data, tmp_path):
+    folder = real_data("brain_mr_dicom") / "Study1" / "13_HCropVolume"
+    (volume,) = index_folder(folder).volumes
+    label_map = blobs(volume.geometry)
+    case = Case("brain", lambda: None, series=volume.series)
+
+    path = write(label_map, case, tmp_path)
+
+    assert dicom_objects.problems_of(path) == []
+    assert_masks_equal(dicom_objects.highdicom_masks(path, volume.geometry), label_map)
+    assert_masks_equal(dicom_objects.dcmqi_masks(path, tmp_path / "q", volume.geometry), label_map)
