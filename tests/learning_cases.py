@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medseg.core.geometry import Geometry, Shape3, Spacing3
+from medseg.bundle import ModelBundle
+from medseg.core.geometry import Shape3, Spacing3
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import SourceDescription
@@ -92,7 +93,9 @@ def block_cases(count: int, **options: Any) -> list[Case]:
 
 
 def write_blocks(folder: Path, count: int, **options: Any) -> list[Path]:
-    """`count` cases of `block` as images/case_000.nii.gz and labels/case_000.nii.gz; returns the images."""
+    """`count` cases of `block` as images/case_000.nii.gz and labels/case_000.nii.gz; returns the
+    images.
+    """
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     images = []
@@ -139,24 +142,41 @@ def small_plan(**changes: Any) -> Plan:
 
 
 class PerfectNetwork(nn.Module):
-    """Reads the class number off the intensity, as far as there are `num_classes` of them.
+    """Its logits are the channels of the image, which must be one mask per class."""
 
-    The image must hold class numbers; the logits fall off with the distance from each.
-    """
-
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, value: float = 1.0) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        assert in_channels == out_channels
+        self.register_buffer("value", torch.tensor(value))
 
     def forward(self, image: Tensor) -> Tensor:
-        classes = torch.arange(self.num_classes, dtype=image.dtype, device=image.device)
-        view = classes.view(1, -1, *[1] * (image.ndim - 2))
-        return -((image[:, :1] - view) ** 2)
+        return image * self.value
 
 
-def affine_grid(shape: Shape3, *, spacing_mm: Spacing3 = (1.0, 1.0, 1.0)) -> Geometry:
-    """An RAS grid away from the origin."""
-    return phantoms.grid(shape=shape, spacing_mm=spacing_mm)
+def one_hot(reference: LabelMap, *, num_classes: int = 3) -> Volume:
+    """The masks of all classes as channels, 255 inside."""
+    masks = np.stack([reference.array == n for n in range(num_classes)])
+    return Volume(255.0 * masks.astype(np.float32), reference.geometry)
+
+
+def perfect_bundle(
+    folder: Path, *, values: Sequence[float] = (1.0,), mirror_axes: str = "", **plan: Any
+) -> ModelBundle:
+    """A bundle of `PerfectNetwork`, one fold per value; needs
+    MEDSEG_ALLOWED_TARGETS=learning_cases.
+    """
+    return ModelBundle.write(
+        folder,
+        weights={f"fold_{n}": {"value": torch.tensor(v)} for n, v in enumerate(values)},
+        plan=small_plan(**{"normalisation": ({"kind": "scale_255"},) * 3, **plan}),
+        labels=LABELS,
+        config={},
+        card={
+            "name": "perfect",
+            "mirror_axes": mirror_axes,
+            "network": {"class": "learning_cases.PerfectNetwork", "options": {"in_channels": 3}},
+        },
+    )
 
 
 def numbers(shape: tuple[int, ...], *, seed: int = 0) -> NDArray[np.float32]:
@@ -164,7 +184,7 @@ def numbers(shape: tuple[int, ...], *, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
     """What `StopAt` raises."""
 
 
@@ -199,12 +219,12 @@ def fit_blocks(
     lr: float = 0.01,
     cases: Sequence[Case] | None = None,
     decay: float = 0.9,
+    plan: Mapping[str, Any] | None = None,
     **trainer: Any,
 ) -> FitResult:
     """Trains a tiny network on three blocks, on the CPU and repeatably, with a fourth to validate."""
     cases = block_cases(4) if cases is None else list(cases)
-    plan = small_plan()
-    cache = CaseCache(folder / "cache", plan=plan, num_classes=3)
+    cache = CaseCache(folder / "cache", plan=small_plan(**(plan or {})), num_classes=3)
     loader = LoaderSpec(num_workers=num_workers, steps_per_epoch=steps_per_epoch)
     task = SemanticTask(labels=LABELS, loss=loss or DiceCELoss())
     batches = BatchDataset(

@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from learning_cases import Stopped, StopAt, fit_blocks
+from learning_cases import StopAt, Stopped, fit_blocks
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 

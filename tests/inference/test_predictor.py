@@ -1,0 +1,200 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+import torch
+from learning_cases import case_of, one_hot, perfect_bundle, small_plan
+from phantoms import ALL_48_ORIENTATIONS
+
+from medseg.bundle import ModelBundle
+from medseg.core.errors import InputError, MedsegError
+from medseg.core.volume import Volume
+from medseg.inference.predictor import NetworkPredictor, mirror_axes_in_network
+from medseg.inference.sliding_window import SlidingWindow
+
+
+@pytest.fixture(autouse=True)
+def _allow_the_perfect_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDSEG_ALLOWED_TARGETS", "learning_cases")
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., NetworkPredictor]:
+    """Makes a predictor on the CPU from entries of the plan; each bundle is written once."""
+    folders: dict[str, Path] = {}
+
+    def make(*, inference: SlidingWindow | None = None, **options) -> NetworkPredictor:
+        key = repr(sorted(options.items()))
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("bundle")
+            perfect_bundle(folders[key], **options)
+        bundle = ModelBundle.load(folders[key])
+        return NetworkPredictor(bundle, inference=inference, device="cpu", precision="32-true")
+
+    return make
+
+
+@pytest.mark.parametrize("orientation", ALL_48_ORIENTATIONS)
+def test_a_perfect_network_gives_the_reference_on_the_inputs_own_grid(predictor, orientation):
+    reference = phantoms.labelled_boxes(orientation=orientation)
+    spacing = reference.geometry.reoriented("ASR").spacing_mm
+    perfect = predictor(orientation="ASR", spacing_mm=spacing)
+
+    result = perfect.predict(case_of(one_hot(reference), None))
+
+    assert result.geometry is not None
+    assert np.array_equal(result.geometry.affine, reference.geometry.affine)
+    assert np.array_equal(result.array, reference.array)
+    assert result.labels.names == ("background", "liver", "tumour")
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "PIR", "SLA"])
+@pytest.mark.parametrize("spacing_mm", [(1.1, 1.3, 1.9), (2.9, 2.4, 3.1)])
+def test_resampling_there_and_back_keeps_structures_in_place(predictor, orientation, spacing_mm):
+    reference = phantoms.labelled_boxes(orientation=orientation)
+    perfect = predictor(orientation="RAS", spacing_mm=spacing_mm)
+
+    result = perfect.predict_volume(one_hot(reference))
+
+    for class_id in (1, 2):
+        found, wanted = result.array == class_id, reference.array == class_id
+        dice = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
+        # On coarser voxels a face may move by a voxel of 3.5 mm in boxes of 9 to 36 mm.
+        assert dice > (0.97 if spacing_mm[0] < 2 else 0.85)
+        assert phantoms.centre_of_mass_mm(result, class_id=class_id) == pytest.approx(
+            phantoms.centre_of_mass_mm(reference, class_id=class_id),
+            abs=0.2 if spacing_mm[0] < 2 else 1.0,
+        )
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "SRA"])
+def test_a_2d_network_gives_the_reference_too(predictor, orientation):
+    reference = phantoms.labelled_boxes(orientation=orientation)
+    perfect = predictor(
+        spatial_dims=2,
+        orientation="RAS",
+        spacing_mm=reference.geometry.reoriented("RAS").spacing_mm,
+        patch_size=(16, 16),
+        strides=((1, 1), (2, 2)),
+        kernel_sizes=((3, 3), (3, 3)),
+    )
+
+    assert np.array_equal(perfect.predict_volume(one_hot(reference)).array, reference.array)
+
+
+def test_pictures_are_predicted_as_they_are_stored(predictor):
+    reference = phantoms.labelled_boxes(orientation="LPS", shape=(36, 30, 1))
+    assert (reference.array > 0).any()
+    perfect = predictor(
+        spatial_dims=2,
+        orientation=None,
+        spacing_mm=reference.geometry.spacing_mm,
+        patch_size=(16, 16),
+        strides=((1, 1), (2, 2)),
+        kernel_sizes=((3, 3), (3, 3)),
+    )
+
+    assert np.array_equal(perfect.predict_volume(one_hot(reference)).array, reference.array)
+
+
+def test_mirroring_at_test_time_is_undone(predictor):
+    reference = phantoms.labelled_boxes(orientation="PIR")
+    perfect = predictor(
+        mirror_axes="RAS",
+        orientation="ASR",
+        spacing_mm=reference.geometry.reoriented("ASR").spacing_mm,
+        inference=SlidingWindow(tta="mirror"),
+    )
+
+    assert np.array_equal(perfect.predict_volume(one_hot(reference)).array, reference.array)
+
+
+def test_folds_are_averaged_as_logits(predictor):
+    reference = phantoms.labelled_boxes()
+    both = predictor(values=(1.0, 2.5))
+    image = torch.from_numpy(one_hot(reference).array)
+
+    torch.testing.assert_close(both.logits(image), 1.75 * image, rtol=1e-4, atol=1e-3)
+
+
+def test_predicting_twice_gives_the_same_and_leaves_the_image_alone(predictor):
+    reference = phantoms.labelled_boxes(orientation="RAS")
+    perfect = predictor(spacing_mm=reference.geometry.spacing_mm)
+    volume = one_hot(reference)
+    before = volume.array.copy()
+
+    first, second = perfect.predict_volume(volume), perfect.predict_volume(volume)
+
+    assert np.array_equal(first.array, second.array)
+    assert np.array_equal(volume.array, before)
+
+
+def test_half_precision_on_the_cpu_gives_the_same_labels(tmp_path):
+    reference = phantoms.labelled_boxes()
+    bundle = perfect_bundle(tmp_path, spacing_mm=reference.geometry.spacing_mm)
+
+    result = NetworkPredictor(bundle, device="cpu", precision="bf16-mixed").predict_volume(
+        one_hot(reference)
+    )
+
+    assert np.array_equal(result.array, reference.array)
+
+
+def test_another_number_of_channels_is_refused(predictor):
+    with pytest.raises(InputError) as caught:
+        predictor().predict_volume(phantoms.sphere())
+
+    assert "has 1 channels, the model expects 3" in caught.value.what
+
+
+def test_an_image_with_nan_is_refused(predictor):
+    reference = phantoms.labelled_boxes()
+    volume = one_hot(reference)
+    volume.array[0, 0, 0, 0] = np.nan
+
+    with pytest.raises(InputError, match="NaN"):
+        predictor().predict_volume(volume)
+
+
+def test_logits_that_are_not_finite_are_an_error(predictor):
+    broken = predictor(values=(float("inf"),))
+
+    with pytest.raises(MedsegError) as caught:
+        broken.predict_volume(one_hot(phantoms.labelled_boxes()))
+
+    assert caught.value.where == "network"
+    assert "not finite with precision 32-true" in caught.value.what
+    assert "32-true" in caught.value.remedy
+
+
+def test_integer_images_are_predicted(predictor):
+    reference = phantoms.labelled_boxes()
+    volume = one_hot(reference)
+    integers = Volume(volume.array.astype(np.int16), volume.geometry)
+    perfect = predictor(spacing_mm=reference.geometry.spacing_mm)
+
+    assert np.array_equal(perfect.predict_volume(integers).array, reference.array)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "dims", "letters", "wanted"),
+    [
+        ("RAS", 3, "RAS", (0, 1, 2)),
+        ("ASR", 3, "R", (2,)),
+        ("LIP", 3, "AS", (1, 2)),
+        ("ASR", 2, "R", ()),
+        ("ASR", 2, "AS", (0, 1)),
+        (None, 2, "RA", (0, 1)),
+        ("RAS", 3, "", ()),
+    ],
+)
+def test_patient_axes_are_found_in_network_space(orientation, dims, letters, wanted):
+    entries = {"orientation": orientation, "spatial_dims": dims}
+    if dims == 2:
+        entries |= {
+            "patch_size": (16, 16), "strides": ((1, 1), (2, 2)), "kernel_sizes": ((3, 3), (3, 3))
+        }  # fmt: skip
+
+    assert mirror_axes_in_network(small_plan(**entries), letters) == wanted

@@ -1,0 +1,69 @@
+import numpy as np
+import phantoms
+
+from medseg.training.overlays import REFERENCE_RGB, TILE_PIXELS, contour_overview
+
+LIVER_RGB = phantoms.TWO_LABELS["liver"].rgb
+
+
+def overview(reference, prediction, *, image=None, spacing_mm=(1.0, 1.0)):
+    image = np.zeros(reference.shape, np.float32) if image is None else image
+    return contour_overview(
+        image, reference, prediction, labels=phantoms.TWO_LABELS, spacing_mm=spacing_mm
+    )
+
+
+def pixels_of(picture, colour) -> np.ndarray:
+    """Rows and columns below the legend that have a colour."""
+    return np.argwhere((picture[18:] == colour).all(-1))
+
+
+def test_pixels_are_square_in_millimetres():
+    reference = np.zeros((20, 10, 1), np.uint8)
+
+    picture = overview(reference, reference, spacing_mm=(1.0, 3.0))
+
+    # 20 mm from right to left and 30 mm from front to back.
+    assert picture.shape == (TILE_PIXELS + 18, round(TILE_PIXELS * 20 / 30), 3)
+    assert picture.dtype == np.uint8
+
+
+def test_the_patients_right_is_left_and_front_is_up():
+    reference = np.zeros((20, 20, 1), np.uint8)
+    reference[14:18, 13:17, 0] = 1  # towards the patient's right and front
+
+    rows, columns = pixels_of(overview(reference, reference * 0), REFERENCE_RGB).T
+
+    assert columns.max() < TILE_PIXELS / 2
+    assert rows.max() < TILE_PIXELS / 2
+
+
+def test_reference_and_prediction_have_their_own_contours():
+    reference, prediction = np.zeros((2, 30, 30, 3), np.uint8)
+    reference[5:12, 5:12] = 1
+    prediction[18:25, 18:25] = 1
+
+    picture = overview(reference, prediction)
+
+    assert len(pixels_of(picture, REFERENCE_RGB)) > 50
+    assert len(pixels_of(picture, LIVER_RGB)) > 50
+
+
+def test_slices_through_the_reference_are_shown():
+    reference = np.zeros((10, 10, 40), np.uint8)
+    reference[4:6, 4:6, 20:29] = 1
+    image = np.zeros((10, 10, 40), np.float32)
+    image[..., 22], image[..., 24], image[..., 26] = 1.0, 2.0, 3.0
+
+    picture = overview(reference, reference, image=image)
+
+    # Three tiles whose corners grow brighter from slice 22 to 24 to 26.
+    corners = [int(picture[-1, (n + 1) * TILE_PIXELS - 1, 0]) for n in range(3)]
+    assert picture.shape[1] == 3 * TILE_PIXELS
+    assert corners == sorted(corners)
+
+
+def test_a_constant_image_without_reference_is_drawn():
+    empty = np.zeros((8, 8, 8), np.uint8)
+
+    assert overview(empty, empty).shape[2] == 3
