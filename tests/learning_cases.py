@@ -222,7 +222,7 @@ def fit_blocks(
     plan: Mapping[str, Any] | None = None,
     **trainer: Any,
 ) -> FitResult:
-    """Trains a tiny network on three blocks, on the CPU and repeatably, with a fourth to validate."""
+    """Trains a tiny network on three blocks, repeatably on the CPU, with a fourth to validate."""
     cases = block_cases(4) if cases is None else list(cases)
     cache = CaseCache(folder / "cache", plan=small_plan(**(plan or {})), num_classes=3)
     loader = LoaderSpec(num_workers=num_workers, steps_per_epoch=steps_per_epoch)
