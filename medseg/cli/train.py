@@ -31,7 +31,7 @@ from medseg.inference.predictor import NetworkPredictor, mirror_axes_in_network
 from medseg.reports.evaluation import score_cases
 from medseg.reports.score_tables import scores_table, write_scores
 from medseg.training.callbacks import Monitor
-from medseg.training.fit import FitResult, fit, seconds
+from medseg.training.fit import FitResult, check_optimizer, check_trainer, fit, seconds
 from medseg.training.module import TrainingModule
 from medseg.writers.dicom_seg import DicomSegWriter
 from medseg.writers.nifti import NiftiWriter
@@ -42,6 +42,7 @@ def run(cfg: DictConfig) -> int:
     exit code.
     """
     folder = run_folder(cfg)
+    _check_settings(cfg)
     prepared = prepare_data(cfg)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     model = _model(cfg, prepared)
@@ -50,6 +51,15 @@ def run(cfg: DictConfig) -> int:
         return 0
     bundle = _write_bundle(cfg, prepared, model, result, folder)
     return _show(cfg, prepared, bundle, result, folder)
+
+
+def _check_settings(cfg: DictConfig) -> None:
+    """Raises an error for whatever can be seen to be wrong before any data is read."""
+    check_trainer(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
+    check_optimizer(build(cfg.optimizer))
+    for section in ("loader", "augment", "inference", "postprocess"):
+        build(cfg[section])
+    build_all(cfg.callbacks)
 
 
 def _model(cfg: DictConfig, prepared: Preparation) -> nn.Module:
@@ -80,7 +90,6 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
     deterministic = bool(trainer_options["deterministic"])
     precision = trainer_options["precision"] or best_precision(prepared.device)
     shows_progress = bool(trainer_options.pop("enable_progress_bar"))
-    trainer_options.pop("log_every_n_steps", None)
     total_steps = int(cfg.trainer.max_epochs) * spec.steps_per_epoch
     callbacks = list(build_all(cfg.callbacks).values()) if cfg.callbacks else []
     early_stop = any(isinstance(c, pl.callbacks.EarlyStopping) for c in callbacks)
@@ -131,7 +140,11 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
         seed=int(cfg.seed),
         callbacks=[
             *callbacks,
-            Monitor(batch_size=plan.batch_size or 1, spacing_mm=tuple(plan.spacing_mm or ())),
+            Monitor(
+                batch_size=plan.batch_size or 1,
+                spacing_mm=tuple(plan.spacing_mm or ()),
+                every_n_steps=int(cfg.trainer.log_every_n_steps),
+            ),
         ],
         loggers=[] if logger is None else [logger],
         shows_progress=shows_progress,

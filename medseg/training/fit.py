@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -91,8 +92,7 @@ def fit(
     callbacks = [*callbacks, TimeLimit(), SamplerEpoch(training)]
     if shows_progress:
         callbacks.append(ProgressLine())
-    for name in ("lightning.pytorch", "lightning.fabric"):  # banners and advertisements
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quieten_lightning()
     warnings.filterwarnings("ignore", module="lightning")
     pl.seed_everything(seed, workers=True, verbose=False)
     trainer = trainer_factory(
@@ -105,7 +105,6 @@ def fit(
         enable_checkpointing=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        log_every_n_steps=10,
     )
     trainer.fit(
         module,
@@ -124,26 +123,82 @@ def fit(
     )
 
 
-def seconds(max_time: str | Mapping[str, int] | None) -> float | None:
+def seconds(max_time: str | Mapping[str, float] | None) -> float | None:
     """Seconds of a Lightning time limit, "DD:HH:MM:SS" or a mapping with days, hours, minutes,
     seconds.
 
     Raises:
-        ConfigError: the text is no such time.
+        ConfigError: it is no such time, or no time at all.
     """
     if max_time is None:
         return None
-    if not isinstance(max_time, str):
-        return timedelta(**dict(max_time)).total_seconds()
-    parts = max_time.split(":")
-    if len(parts) != 4 or not all(part.isdigit() for part in parts):
+    remedy = "write days:hours:minutes:seconds, as 00:00:10:00"
+    if isinstance(max_time, Mapping):
+        units = ("days", "hours", "minutes", "seconds")
+        parts = [max_time.get(unit, 0) for unit in units]
+        is_time = set(max_time) <= set(units) and all(isinstance(p, int | float) for p in parts)
+    else:
+        texts = str(max_time).split(":")
+        is_time = len(texts) == 4 and all(text.isdigit() for text in texts)
+        parts = [int(text) for text in texts] if is_time else []
+    if not is_time:
+        raise ConfigError("trainer.max_time", f"is '{max_time}'", remedy)
+    days, hours, minutes, secs = parts
+    total = timedelta(days=days, hours=hours, minutes=minutes, seconds=secs).total_seconds()
+    if total <= 0:
+        raise ConfigError("trainer.max_time", f"is '{max_time}', which leaves no time", remedy)
+    return total
+
+
+def check_trainer(options: Mapping[str, Any]) -> None:
+    """Makes a trainer of options for Lightning's, so that a wrong one is told before data is read.
+
+    Raises:
+        ConfigError: a number is out of range, or devices, strategy and precision do not go
+            together or are not to be had here.
+    """
+    seconds(options.get("max_time"))
+    for name in ("max_epochs", "accumulate_grad_batches"):
+        number = options.get(name)
+        if not isinstance(number, int) or number < 1:
+            raise ConfigError(f"trainer.{name}", f"is {number}", "use 1 or more")
+    device_of(str(options.get("accelerator")))
+    num_nodes = options.get("num_nodes") or 1
+    if num_nodes > 1 and not {"MASTER_ADDR", "SLURM_JOB_ID"} & set(os.environ):
+        # Lightning would wait for the others for ever.
         raise ConfigError(
-            "trainer.max_time",
-            f"is '{max_time}'",
-            "write days:hours:minutes:seconds, as 00:00:10:00",
+            "trainer.num_nodes",
+            f"is {num_nodes}, but nothing says where the other machines are",
+            "start it on every machine with torchrun or srun, which do",
         )
-    days, hours, minutes, secs = (int(part) for part in parts)
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=secs).total_seconds()
+    own = ("_target_", "max_time", "enable_progress_bar", "log_every_n_steps")
+    _quieten_lightning()
+    try:
+        pl.Trainer(
+            **{key: value for key, value in options.items() if key not in own},
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except Exception as error:  # of many classes, Lightning's own and Python's
+        raise ConfigError(
+            "trainer",
+            " ".join(str(error).split()),
+            "correct trainer.accelerator, trainer.devices, trainer.strategy or trainer.precision",
+        ) from error
+
+
+def check_optimizer(factory: Callable[[Iterable[torch.nn.Parameter]], Any]) -> None:
+    """Makes an optimizer of one number, so that a wrong option is told before data is read.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+    try:
+        factory([torch.nn.Parameter(torch.zeros(1))])
+    except Exception as error:
+        raise ConfigError("optimizer", str(error), "correct the options of optimizer") from error
 
 
 def device_of(accelerator: str) -> str:
@@ -155,3 +210,9 @@ def device_of(accelerator: str) -> str:
             )
         return "cuda"
     return "cuda" if accelerator == "auto" and torch.cuda.is_available() else "cpu"
+
+
+def _quieten_lightning() -> None:
+    """Leaves out banners and advertisements."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -42,7 +42,6 @@ HOMES = {
     "output": ("medseg.writers.",),
     "plan": ("medseg.data.",),
     "postprocess": ("medseg.inference.",),
-    "report": ("medseg.reports.",),
     "schedule": ("medseg.training.",),
     "source": ("medseg.sources.",),
     "task": ("medseg.tasks.",),
@@ -185,3 +184,8 @@ def test_every_folder_of_options_is_a_group_of_the_architecture():
     folders = {path.name for path in Path(conf_dir()).iterdir() if path.is_dir()}
 
     assert folders - set(HOMES) <= {"paths", "experiment", "recipe", "site"}
+
+
+def test_the_trainer_has_the_last_word_over_the_recipe():
+    assert require_fit("train", ["trainer=debug"]).trainer.max_epochs == 2
+    assert require_fit("train", []).trainer.max_epochs == 400
