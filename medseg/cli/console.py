@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-WIDTH_WITHOUT_TERMINAL = 120
+WIDTH_WITHOUT_TERMINAL = 140
 """Narrower tables break their numbers; a file or pipe has no width of its own."""
 
 
@@ -23,10 +30,26 @@ def make_console() -> Console:
 console = make_console()
 
 
+class Count:
+    """How far a piece of work has come: calling it counts one more as done."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar = bar
+        self._task = task
+
+    def __call__(self) -> None:
+        self._bar.advance(self._task)
+
+    def start(self, total: int) -> None:
+        """Says how many there are, where that is only known after the work has begun."""
+        self._bar.update(self._task, total=total)
+
+
 @contextmanager
-def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar with the time left; yields a function that advances it by one."""
+def counting(title: str, total: int | None = None) -> Iterator[Count]:
+    """A progress bar with the time left, on a terminal alone: files and pipes are left clean."""
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        yield Count(bar, bar.add_task(title, total=total))

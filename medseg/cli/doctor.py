@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import medseg
+from medseg.cli.console import console
 from medseg.cli.data_report import source_findings
 from medseg.cli.findings import Finding, Severity, finding_of
 from medseg.config.build import build
@@ -31,7 +31,6 @@ _PACKAGES = (
     "scipy", "nibabel", "SimpleITK", "pydicom", "highdicom", "safetensors",
 )  # fmt: skip
 _GIB = 1024**3
-_WIDTH_WITHOUT_TERMINAL = 120
 _MOST_REPEATED = 10
 # A run of the liver experiment with its cache and TensorBoard files takes about this much.
 _LEAST_DISK_GIB = 2.0
@@ -40,9 +39,6 @@ _LEAST_MEMORY_GIB = 4.0
 
 def run(cfg: DictConfig) -> int:
     """Prints what was found; returns 1 if anything is wrong, else 0."""
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a file or pipe has no width of its own
-        console = Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
     sections = [
         ("Installation", installation()),
         ("Devices", devices()),
@@ -54,7 +50,7 @@ def run(cfg: DictConfig) -> int:
     if cfg.bundle is not None:
         sections.append(("Bundle", bundle(str(cfg.bundle))))
     for title, findings in sections:
-        _print_section(console, title, findings)
+        _print_section(title, findings)
     problems = [f for _, findings in sections for f in findings if f.severity is Severity.PROBLEM]
     if not problems:
         console.print("\nEverything that was looked at is in order.")
@@ -283,7 +279,7 @@ def _memory_gib() -> tuple[float, float]:
     return min(available, limit - used), min(total, limit)
 
 
-def _print_section(console: Console, title: str, findings: Sequence[Finding]) -> None:
+def _print_section(title: str, findings: Sequence[Finding]) -> None:
     table = Table(
         title=title, title_justify="left", title_style="bold", show_header=False, box=None
     )

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
-from medseg.cli.console import make_console
+from medseg.cli.console import console, counting
 from medseg.core.labels import LabelSet
 from medseg.reports.evaluation import Evaluation, ScoreSettings, evaluate_folders
 from medseg.reports.score_tables import scores_table, write_scores
 
-# Narrower tables break their numbers; a file or pipe has no width of its own.
-_WIDTH_WITHOUT_TERMINAL = 140
 _MOST_LISTED = 20
 
 
@@ -32,31 +22,22 @@ def run(cfg: DictConfig) -> int:
     Returns:
         0; 3 if a case could not be scored or a prediction is missing.
     """
-    console = make_console()
     labels, model = _labels(cfg)
-    with Progress(
-        TextColumn("scoring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
-        step, start = _steps(bar)
+    with counting("scoring") as count:
         evaluation = evaluate_folders(
             Path(cfg.predictions),
             Path(cfg.references),
             labels=labels,
             settings=_settings(cfg),
             allow_missing=bool(cfg.get("allow_missing", False)),
-            on_start=start,
-            on_progress=step,
+            on_start=count.start,
+            on_progress=count,
         )
     summary = evaluation.summarise()
     files = write_scores(evaluation, summary, cfg.paths.output, model=model)
     if summary.num_cases:
         console.print(scores_table(summary))
-    _print_shortcomings(console, evaluation)
+    _print_shortcomings(evaluation)
     for path in files:
         console.print(f"scores: {path}", soft_wrap=True, markup=False)
     return 0 if evaluation.is_complete else 3
@@ -81,23 +62,17 @@ def _labels(cfg: DictConfig) -> tuple[LabelSet | None, Mapping[str, Any] | None]
     return labels, model
 
 
-def _steps(bar: Progress) -> tuple[Callable[[], None], Callable[[int], None]]:
-    """One function that moves the bar by a case, and one that says how many there are."""
-    task = bar.add_task("", total=None)
-    return lambda: bar.advance(task), lambda total: bar.update(task, total=total)
-
-
-def _print_shortcomings(console: Console, evaluation: Evaluation) -> None:
+def _print_shortcomings(evaluation: Evaluation) -> None:
     problems = [problem.message for problem in evaluation.problems]
     for heading, items in (
         ("not scored", problems),
         ("without a prediction (allow_missing=true accepts this)", evaluation.missing),
         ("predicted, but without a reference", evaluation.unmatched),
     ):
-        _print_list(console, heading, items)
+        _print_list(heading, items)
 
 
-def _print_list(console: Console, heading: str, items: Sequence[str]) -> None:
+def _print_list(heading: str, items: Sequence[str]) -> None:
     if not items:
         return
     console.print(f"{len(items)} {heading}:", style="yellow", soft_wrap=True)

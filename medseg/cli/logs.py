@@ -35,7 +35,7 @@ def start_logging() -> None:
     root = logging.getLogger()
     if any(isinstance(handler, _Terminal) for handler in root.handlers):
         return
-    handler = _Terminal(sys.stderr)
+    handler = _Terminal()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_concerns_user)
     root.addHandler(handler)
@@ -45,7 +45,17 @@ def start_logging() -> None:
 
 
 class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
-    """The one handler that medseg adds."""
+    """The one handler that medseg adds; its lines stand above a progress bar, not in it."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._is_terminal = sys.stderr.isatty()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._is_terminal:
+            # While a bar is drawn, rich has put a stream there that writes above it.
+            self.stream = sys.stderr
+        super().emit(record)
 
 
 def _concerns_user(record: logging.LogRecord) -> bool:

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from rich import get_console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -26,6 +27,8 @@ from medseg.training.overlays import contour_overview
 logger = logging.getLogger(__name__)
 
 DIGEST_BYTES = 32
+LOG_EVERY_S = 30.0
+"""Where there is no terminal, progress is a log line after an epoch, not more often than this."""
 
 
 class MovingAverage(pl.Callback):
@@ -258,14 +261,16 @@ class Monitor(pl.Callback):
 
 
 class ProgressLine(pl.Callback):
-    """One line on the terminal: share done, step, loss, Dice and the time left."""
+    """Share done, step, loss, Dice and the time left: one line on a terminal, else in the log."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
         self._loss = float("nan")
+        self._last_logged = -LOG_EVERY_S
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero:
+        self._first = (time.monotonic(), pl_module.progress)
+        if not trainer.is_global_zero or not get_console().is_terminal:
             return
         self._bar = Progress(
             TextColumn("training"),
@@ -278,27 +283,40 @@ class ProgressLine(pl.Callback):
         )
         self._bar.start()
         self._task = self._bar.add_task("training", total=1.0, facts="", left="")
-        self._first = (time.monotonic(), pl_module.progress)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *_: Any
     ) -> None:
-        if self._bar is None:
+        if not trainer.is_global_zero:
             return
         loss = float(outputs["loss"].detach()) if isinstance(outputs, dict) else float(outputs)
         self._loss = loss if np.isnan(self._loss) else 0.95 * self._loss + 0.05 * loss
-        done = pl_module.progress
-        start, first = self._first
-        rate = (done - first) / max(1e-6, time.monotonic() - start)
-        left = timedelta(seconds=round((1 - done) / rate)) if rate > 0 else "?"
+        if self._bar is not None:
+            facts, left = self._facts(trainer, pl_module), self._left(pl_module)
+            self._bar.update(self._task, completed=pl_module.progress, facts=facts, left=left)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        is_due = time.monotonic() - self._last_logged >= LOG_EVERY_S
+        if trainer.is_global_zero and self._bar is None and is_due:
+            self._last_logged = time.monotonic()
+            logger.info(
+                "epoch %d: %s, %s",
+                trainer.current_epoch + 1,
+                self._facts(trainer, pl_module),
+                self._left(pl_module),
+            )
+
+    def _facts(self, trainer: pl.Trainer, pl_module: Any) -> str:
         scores = " ".join(f"{name} {value:.3f}" for name, value in pl_module.scores.items())
         facts = f"step {trainer.global_step} loss {self._loss:.3f}"
-        self._bar.update(
-            self._task,
-            completed=done,
-            facts=f"{facts} Dice {scores}" if scores else facts,
-            left=f"{left} left",
-        )
+        return f"{facts} Dice {scores}" if scores else facts
+
+    def _left(self, pl_module: Any) -> str:
+        start, first = self._first
+        done = pl_module.progress
+        rate = (done - first) / max(1e-6, time.monotonic() - start)
+        left = timedelta(seconds=round((1 - done) / rate)) if rate > 0 else "?"
+        return f"{left} left"
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop()
