@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from medseg.cli.console import console, counting
 from medseg.config.build import build
 from medseg.core.atomic import write_text
+from medseg.core.errors import ConfigError, LabelError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.data.cache import CaseCache
@@ -62,10 +63,11 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     """
     folder = run_folder(cfg)
     device = device_of(str(cfg.trainer.accelerator))
+    given: Plan = build(cfg.plan)
     spec: DatasetSpec = build(cfg.data)
     description = spec.source.describe()
     if description.notice:
-        console.print(f"[bold yellow]{description.notice}[/]")
+        console.print(description.notice, style="bold yellow", markup=False)
     labels = spec.label_set()
     cases = spec.labelled_cases()
     without = [*description.orphan_labels, *description.absent_cases]
@@ -88,7 +90,8 @@ def prepare_data(cfg: DictConfig) -> Preparation:
         fingerprint = measure(
             used, labels, training=set(split.train), num_threads=threads, on_progress=step
         )
-    plan = make_plan(fingerprint, modality=spec.modality, given=build(cfg.plan), device=device)
+    _check_contents(spec, labels, fingerprint)
+    plan = make_plan(fingerprint, modality=spec.modality, given=given, device=device)
     fingerprint.save(folder / "fingerprint.json")
     write_text(folder / "split.yaml", yaml.safe_dump(_plain(split.to_dict()), sort_keys=False))
     write_text(folder / "plan.yaml", plan.to_yaml())
@@ -100,6 +103,41 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     return Preparation(
         spec, labels, description.notice, by_key, split, fingerprint, plan, cache, device
     )
+
+
+def _check_contents(spec: DatasetSpec, labels: LabelSet, fingerprint: Fingerprint) -> None:
+    """Compares what the training cases hold with what the data set is said to hold.
+
+    Raises:
+        ConfigError: the names of the channels are too many or too few.
+        LabelError: there is nothing to learn.
+    """
+    names = spec.channel_names
+    if names and len(names) != fingerprint.num_channels:
+        raise ConfigError(
+            "data.channel_names",
+            f"names {len(names)} channels, but the images have {fingerprint.num_channels}",
+            "give one name per channel, or 'data.channel_names=[]'",
+            code="E_CHANNELS",
+        )
+    absent = [
+        label.name
+        for label in labels.foreground
+        if not any(case.class_voxels[label.class_id] for case in fingerprint.cases)
+    ]
+    if len(absent) == len(labels.foreground):
+        raise LabelError(
+            "data.source",
+            f"no training case has a voxel of {', '.join(absent)}",
+            "check the references and data.labels",
+            code="E_EMPTY_LABEL",
+        )
+    if absent:
+        console.print(
+            f"no training case has a voxel of {', '.join(absent)}, so it cannot be learnt",
+            style="yellow",
+            markup=False,
+        )
 
 
 def _plain(content: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ nnU-Net).
 ANISOTROPY = 3.0
 """Ratio of spacings from which an axis counts as coarse (Isensee et al. 2021)."""
 MAX_STAGES = 6
+MAX_CASE_VOXELS = 2**32
+"""16 GiB per channel: more is a slip in the spacing, or needs a machine of its own."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Plan:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError("plan.batch_size", f"is {self.batch_size}", "use 1 or more")
+        if self.base_channels is not None and self.base_channels < 1:
+            raise ConfigError("plan.base_channels", f"is {self.base_channels}", "use 1 or more")
         if self.spacing_mm is not None and (
             len(self.spacing_mm) != 3 or not all(0 < value < math.inf for value in self.spacing_mm)
         ):
@@ -175,6 +179,12 @@ def make_plan(fingerprint: Fingerprint, *, modality: str, given: Plan, device: s
         scale[:, 2] = 1.0
     resampled = np.maximum(1, np.round(shapes * scale)).astype(int)[:, :dims]
     median, largest = np.median(resampled, axis=0), resampled.max(axis=0)
+    if np.prod(largest.astype(float)) > MAX_CASE_VOXELS:
+        raise ConfigError(
+            "plan.spacing_mm",
+            f"is {_plain(spacing)}, at which the largest case has {_dims(largest)} voxels",
+            "set a coarser plan.spacing_mm",
+        )
     budget = VOXEL_BUDGET[device]
     patch = given.patch_size
     strides = given.strides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,12 @@ class DatasetSpec:
     mirror_axes: str = ""
 
     def __post_init__(self) -> None:
+        if re.fullmatch(r"[A-Z][A-Z0-9]{1,15}", self.modality) is None:
+            raise ConfigError(
+                "data.modality",
+                f"is '{self.modality}'",
+                "write a DICOM modality in capitals, such as CT, MR, US, or OT for others",
+            )
         if set(self.mirror_axes) - set("RAS"):
             raise ConfigError(
                 "data.mirror_axes", f"is '{self.mirror_axes}'", "use letters of RAS, or '' for none"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medseg.core.errors import ConfigError, TrainingError
 from medseg.core.volume import Volume
 from medseg.losses.dice_ce import DiceCELoss
-from medseg.training.fit import device_of, seconds
+from medseg.training.fit import check_optimizer, check_trainer, device_of, seconds
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -207,7 +207,10 @@ def test_time_limits_are_read_as_lightning_writes_them(given, wanted):
     assert seconds(given) == wanted
 
 
-@pytest.mark.parametrize("given", ["10:00", "ten minutes", "00:00:-1:00", ""])
+@pytest.mark.parametrize(
+    "given",
+    ["10:00", "ten minutes", "00:00:-1:00", "", 10, -1.5, "00:00:00:00", {"minuts": 1}],
+)
 def test_a_time_that_cannot_be_read_is_named(given):
     with pytest.raises(ConfigError) as caught:
         seconds(given)
@@ -229,3 +232,59 @@ def test_the_device_follows_the_accelerator(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of("gpu") == device_of("cuda") == device_of("auto") == "cuda"
     assert device_of("cpu") == "cpu"
+
+
+TRAINER = {
+    "_target_": "lightning.pytorch.Trainer",
+    "accelerator": "cpu",
+    "devices": 1,
+    "num_nodes": 1,
+    "strategy": "auto",
+    "precision": None,
+    "max_epochs": 5,
+    "max_time": None,
+    "accumulate_grad_batches": 1,
+    "enable_progress_bar": True,
+    "log_every_n_steps": 10,
+}
+
+
+def test_a_trainer_that_can_be_made_passes():
+    check_trainer(TRAINER)
+    check_trainer({**TRAINER, "devices": 2, "strategy": "ddp", "max_time": "00:00:00:10"})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "where"),
+    [
+        ("max_epochs", 0, "trainer.max_epochs"),
+        ("max_epochs", -1, "trainer.max_epochs"),
+        ("max_epochs", None, "trainer.max_epochs"),
+        ("accumulate_grad_batches", 0, "trainer.accumulate_grad_batches"),
+        ("max_time", "banana", "trainer.max_time"),
+        ("num_nodes", 2, "trainer.num_nodes"),
+        ("accelerator", "gpuu", "trainer"),
+        ("devices", 0, "trainer"),
+        ("strategy", "ddpp", "trainer"),
+    ],
+)
+def test_a_wrong_option_of_the_trainer_is_named(option, value, where, monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+    with pytest.raises(ConfigError) as caught:
+        check_trainer({**TRAINER, option: value})
+
+    assert caught.value.where == where
+    assert str(value) in caught.value.what
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_option_of_the_optimizer_is_named():
+    with pytest.raises(ConfigError) as caught:
+        check_optimizer(partial(torch.optim.AdamW, lr=-1.0))
+
+    assert caught.value.where == "optimizer"
+    assert "-1.0" in caught.value.what
+    assert "optimizer" in caught.value.remedy
