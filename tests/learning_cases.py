@@ -216,6 +216,7 @@ def fit_blocks(
     callbacks: Sequence[pl.Callback] = (),
     num_workers: int = 0,
     max_time_s: float | None = None,
+    optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
     lr: float = 0.01,
     cases: Sequence[Case] | None = None,
     decay: float = 0.9,
@@ -241,7 +242,7 @@ def fit_blocks(
     module = TrainingModule(
         small_unet() if network is None else network,
         task,
-        optimizer=partial(torch.optim.AdamW, lr=lr),
+        optimizer=partial(optimizer, lr=lr),
         schedule=poly,
         inference=SlidingWindow(),
         patch_size=(16, 16, 8),

@@ -152,6 +152,7 @@ class TrainingModule(pl.LightningModule):
             "elapsed_s": self.elapsed_s,
             "validation_s": self.validation_s,
             "scores": self.scores,
+            "optimizer": type(self.trainer.optimizers[0]).__name__,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -159,3 +160,17 @@ class TrainingModule(pl.LightningModule):
         self.elapsed_s = stored["elapsed_s"]
         self.validation_s = stored["validation_s"]
         self.scores = stored["scores"]
+        if self.trainer.strategy.restore_checkpoint_after_setup:
+            return  # each process holds a part of the network by now
+        found = {key: value.shape for key, value in checkpoint["state_dict"].items()}
+        wanted = {key: value.shape for key, value in self.state_dict().items()}
+        optimizer = type(self.configure_optimizers()).__name__
+        if found != wanted or stored["optimizer"] != optimizer:
+            raise TrainingError(
+                "resume=true",
+                "the checkpoint belongs to another "
+                f"{'network or plan' if found != wanted else 'optimizer'}",
+                "resume with the options and data of the run's config.yaml, or set name=<name> to "
+                "start another training",
+                code="E_CHECKPOINT_DIFFERS",
+            )

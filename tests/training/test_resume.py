@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from learning_cases import StopAt, Stopped, fit_blocks
+from learning_cases import StopAt, Stopped, fit_blocks, small_unet
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
@@ -111,6 +111,27 @@ def test_damage_to_both_checkpoints_is_an_error_with_a_remedy(tmp_path):
 
     assert caught.value.where.endswith("last.ckpt")
     assert "is damaged (its sha256 does not fit)" in caught.value.what
+    assert "name=<name>" in caught.value.remedy
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    fit_blocks(tmp_path, epochs=1)
+
+    with pytest.raises(TrainingError) as caught:
+        fit_blocks(tmp_path, epochs=2, resume=True, network=small_unet(base_channels=6))
+
+    assert caught.value.where == "resume=true"
+    assert "belongs to another network or plan" in caught.value.what
+    assert "config.yaml" in caught.value.remedy
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    fit_blocks(tmp_path, epochs=1)
+
+    with pytest.raises(TrainingError) as caught:
+        fit_blocks(tmp_path, epochs=2, resume=True, optimizer=torch.optim.SGD)
+
+    assert "belongs to another optimizer" in caught.value.what
     assert "name=<name>" in caught.value.remedy
 
 
