@@ -6,6 +6,7 @@ so.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,10 @@ def _common_header(geometry: Geometry, *, case_key: str, seed: int) -> Dataset:
     header.ReferringPhysicianName = ""
     header.StudyDescription = "Synthetic phantom, not a patient"
     header.SeriesDescription = "Synthetic abdomen"
-    header.PatientName = f"PHANTOM^{case_key}".upper()
-    header.PatientID = f"PHANTOM-{seed}-{case_key}".upper()[:64]
+    # Not the key itself: names of cases must never repeat what stands in these elements.
+    identity = hashlib.sha256(f"{seed} {case_key}".encode()).hexdigest()[:12].upper()
+    header.PatientName = f"SYNTHETIC^{identity}"
+    header.PatientID = identity
     header.PatientBirthDate = ""
     header.PatientSex = "O"
     header.BodyPartExamined = "ABDOMEN"

@@ -50,6 +50,8 @@ class FoundVolume:
         name: what sets it apart within its series, such as "phase 3 of 20"; "" if nothing does.
         folder: deepest folder that holds all its files.
         patient: hash of the PatientID, the same for all volumes of a patient; "" if there is none.
+        identifying_words: words of the patient's name and identifiers, in lower case; for
+            keeping them out of names, never to be shown.
     """
 
     series: SeriesRef
@@ -57,6 +59,7 @@ class FoundVolume:
     name: str
     folder: Path
     patient: str
+    identifying_words: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def geometry(self) -> Geometry:
@@ -73,6 +76,7 @@ class DicomIndex:
         volumes: those that can be read, sorted by first file.
         refused: one error per series that cannot be read rightly.
         left_out: files that are no images, with the reason.
+        segmentations: files among those left out that are DICOM SEG or RTSTRUCT objects.
         files: keeps unpacked archives alive.
     """
 
@@ -81,6 +85,7 @@ class DicomIndex:
     refused: tuple[InputError, ...]
     left_out: tuple[LeftOut, ...]
     files: Files = field(repr=False)
+    segmentations: tuple[Path, ...] = ()
 
 
 @quiet()
@@ -135,9 +140,10 @@ def index_folder(
     claimed = {error.where for error in refused}
     refused += [error for error in broken.values() if error.where not in claimed]
     volumes.sort(key=lambda volume: (volume.series.paths[0], volume.series.frames))
+    drawn = sorted(h.path for h in headers if h.text("SOPClassUID") in SEGMENTATION_KINDS)
     left_out = [LeftOut(Path(files.names.get(o.path, o.path)), o.reason) for o in left_out]
     left_out.sort(key=lambda item: item.path)
-    return DicomIndex(Path(path), tuple(volumes), tuple(refused), tuple(left_out), files)
+    return DicomIndex(Path(path), tuple(volumes), tuple(refused), tuple(left_out), files, tuple(drawn))
 
 
 @quiet()
@@ -315,7 +321,16 @@ def _found(lattice: Lattice, name: str) -> FoundVolume:
     )
     identifier = header.text("PatientID")
     patient = hashlib.sha256(identifier.encode()).hexdigest()[:12] if identifier else ""
-    return FoundVolume(series, lattice, name, _common_folder(paths), patient)
+    return FoundVolume(
+        series, lattice, name, _common_folder(paths), patient, _identifying_words(header)
+    )
+
+
+def _identifying_words(header: Header) -> frozenset[str]:
+    """Words of at least three characters, so that initials and small numbers do not count."""
+    keywords = ("PatientName", "PatientID")
+    text = " ".join(header.text(keyword) for keyword in keywords).lower()
+    return frozenset(word for word in re.split(r"[\W_]+", text) if len(word) >= 3)
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:

@@ -107,8 +107,11 @@ def _read(found: FoundVolume, index: DicomIndex, on_tilt: str, suv: bool) -> Vol
 
 
 def case_keys(index: DicomIndex) -> list[str]:
-    """A unique, safe key for each volume of an index, from folder names and short hashes."""
-    bases = [_folder_key(found, index) for found in index.volumes]
+    """A unique, safe key for each volume of an index, from folder names and short hashes.
+
+    Archives like to name folders after the patient; such names are replaced by a hash.
+    """
+    bases = [_anonymous(_folder_key(found, index), found) for found in index.volumes]
     counts = Counter(bases)
     keys = []
     for base, found in zip(bases, index.volumes, strict=True):
@@ -137,6 +140,13 @@ def _folder_key(found: FoundVolume, index: DicomIndex) -> str:
     folder = found.folder
     parts = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
     return _safe("_".join(parts)) if parts else _safe(root.resolve().name)
+
+
+def _anonymous(key: str, found: FoundVolume) -> str:
+    words = set(re.split(r"[\W_]+", key.lower()))
+    if not words & found.identifying_words:
+        return key
+    return f"series_{hashlib.sha256(found.series.series_uid.encode()).hexdigest()[:12]}"
 
 
 def _safe(name: str) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import dicom_cases as cases
 import numpy as np
+import phantoms
+import pydicom
 import pytest
 from dicom_cases import SHAPE, save, save_all, slices
 
@@ -133,3 +135,17 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_options_are_checked_when_the_source_is_made() -> None:
     with pytest.raises(InputError, match=r"source\.on_tilt: is 'guess'"):
         DicomFolder("x", on_tilt="guess")
+
+
+def test_folders_named_after_the_patient_do_not_become_keys(tmp_path):
+    series = tmp_path / "LEAK-77 Leak Test" / "CT abdomen"
+    phantoms.dicom_series(series, phantoms.sphere(centre_mm=(1, 2, 3), radius_mm=8))
+    for path in series.iterdir():
+        ds = pydicom.dcmread(path)
+        ds.PatientID, ds.PatientName = "LEAK-77", "LEAK^TEST"
+        ds.save_as(path)
+
+    (case,) = DicomFolder(str(tmp_path)).cases()
+
+    assert case.key.startswith("series_")
+    assert "leak" not in case.key.lower()
