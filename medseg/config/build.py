@@ -228,9 +228,8 @@ def _import(name: str, *, where: str) -> Callable[..., Any]:
         try:
             found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name is not None and (
-                module_name == error.name or module_name.startswith(f"{error.name}.")
-            ):
+            is_part = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
+            if is_part and error.name != parts[0]:
                 continue
             raise ConfigError(
                 f"{where}._target_={name}",
