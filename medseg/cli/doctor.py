@@ -181,12 +181,15 @@ def configuration(cfg: DictConfig) -> list[Finding]:
 def data(cfg: DictConfig) -> list[Finding]:
     """What the folder holds, read with the labels of the experiment if one was named."""
     folder = Path(str(cfg.source.folder))
-    # What the readers log is in the report, once.
-    logging.getLogger("medseg").setLevel(logging.ERROR)
+    log = logging.getLogger("medseg")
+    level = log.level
+    log.setLevel(logging.ERROR)  # what the readers log is in the report
     try:
         return source_findings(build(cfg.source), folder, labels=_experiment_labels(cfg))
     except MedsegError as error:
         return [finding_of(error)]
+    finally:
+        log.setLevel(level)
 
 
 def bundle(folder: str) -> list[Finding]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 
 import nibabel
@@ -121,6 +122,14 @@ def test_a_sound_folder_ends_with_0(decathlon):
         shutil.copy(decathlon / kind / "a.nii.gz", decathlon / kind / "b.nii.gz")
 
     assert main(["doctor", f"source.folder={decathlon}"]) == 0
+
+
+def test_the_log_goes_on_after_a_folder_was_looked_through(decathlon, caplog):
+    main(["doctor", f"source.folder={decathlon}"])
+
+    logging.getLogger("medseg.sources").warning("still heard")
+
+    assert "still heard" in caplog.text
 
 
 def test_images_without_any_label_are_no_problem(decathlon, tmp_path):

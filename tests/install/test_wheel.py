@@ -85,10 +85,10 @@ def test_the_wheel_holds_the_configuration_and_no_tests(wheel):
 
 
 def test_the_wheels_own_package_and_options_are_used(elsewhere):
-    out = elsewhere("doctor")
+    searched = elsewhere("train", "--info", "searchpath")
 
-    assert str(elsewhere.packages / "medseg") in out.replace("\n", "")
-    assert str(elsewhere.packages / "medseg" / "conf") in out.replace("\n", "")
+    assert f"file://{elsewhere.packages / 'medseg' / 'conf'} " in searched
+    assert str(CHECKOUT) not in searched
 
 
 @pytest.mark.parametrize("command", HELP)
