@@ -19,7 +19,7 @@ from medseg.core.errors import MedsegError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-OK, ERROR, USAGE, SOME_FAILED, STOPPED = 0, 1, 2, 3, 130
+OK, ERROR, USAGE, SOME_FAILED, STOPPED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 Run = Callable[["DictConfig"], int]
 Job = Callable[["DictConfig", Sequence[str]], int]
@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Lightning answers Ctrl-C by leaving with code 1.
         if isinstance(leaving.__context__, KeyboardInterrupt):
             return _stopped()
+        if type(leaving).__name__ == "SIGTERMException":  # Lightning's, once its loop has ended
+            return _stopped(TERMINATED)
         raise
     except BrokenPipeError:
         # The reader left, as in `| head`; what Python still flushes at exit goes nowhere.
@@ -249,6 +251,6 @@ def _report(error: Exception) -> int:
     return ERROR
 
 
-def _stopped() -> int:
+def _stopped(code: int = STOPPED) -> int:
     print("\nstopped", file=sys.stderr)
-    return STOPPED
+    return code

@@ -25,15 +25,19 @@ def require_usable(composition: Composition, *, command: str) -> None:
     if command == "train":
         folder = Path(str(composition.hydra.run.dir))
         _require_writable(folder, option="paths.runs")
-        holds_checkpoints = any((folder / "checkpoints").glob("*"))
-        if holds_checkpoints and not composition.config.resume:
-            raise ConfigError(
-                folder,
-                "holds the checkpoints of an earlier training",
-                "set resume=true to go on with it, or name=<name> to start another",
-            )
+        require_fresh(folder, resume=bool(composition.config.resume))
     elif command in ("predict", "evaluate", "phantom"):
         _require_writable(Path(str(paths.output)), option="paths.output")
+
+
+def require_fresh(folder: Path, *, resume: bool) -> None:
+    """Raises an error if a training that does not go on would overwrite another's checkpoints."""
+    if not resume and any((folder / "checkpoints").glob("*")):
+        raise ConfigError(
+            folder,
+            "holds the checkpoints of an earlier training",
+            "set resume=true to go on with it, or name=<name> to start another",
+        )
 
 
 def _require_writable(folder: Path, *, option: str) -> None:

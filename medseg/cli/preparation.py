@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from medseg.cli.console import console, counting
+from medseg.cli.resuming import require_same_training
 from medseg.config.build import build
 from medseg.core.atomic import write_text
 from medseg.core.errors import ConfigError, LabelError
@@ -21,7 +22,8 @@ from medseg.data.fingerprint import Fingerprint, measure
 from medseg.data.plan import Plan, make_plan
 from medseg.data.spec import DatasetSpec
 from medseg.data.split import Split, split_cases
-from medseg.training.fit import device_of
+from medseg.training.callbacks import has_checkpoint
+from medseg.training.fit import CHECKPOINT_NAME, device_of
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,14 @@ def prepare_data(cfg: DictConfig) -> Preparation:
         )
     _check_contents(spec, labels, fingerprint)
     plan = make_plan(fingerprint, modality=spec.modality, given=given, device=device)
+    with open_dict(cfg):
+        cfg.plan = {"_target_": cfg.plan._target_, **plan.to_dict()}
+    if has_checkpoint(folder / CHECKPOINT_NAME):
+        settings = OmegaConf.to_container(cfg, resolve=True)
+        require_same_training(settings, split, folder=folder)  # type: ignore[arg-type]
     fingerprint.save(folder / "fingerprint.json")
     write_text(folder / "split.yaml", yaml.safe_dump(_plain(split.to_dict()), sort_keys=False))
     write_text(folder / "plan.yaml", plan.to_yaml())
-    with open_dict(cfg):
-        cfg.plan = {"_target_": cfg.plan._target_, **plan.to_dict()}
     cache = CaseCache(Path(cfg.paths.cache) / "cases", plan=plan, num_classes=len(labels))
     with counting("preparing cases", len(used)) as step:
         cache.prepare(used, num_threads=threads, on_progress=step)

@@ -17,7 +17,9 @@ from torch import nn
 
 from medseg.bundle import ModelBundle
 from medseg.cli.console import console, counting
+from medseg.cli.folders import require_fresh
 from medseg.cli.preparation import Preparation, prepare_data, run_folder
+from medseg.cli.resuming import is_first_process, sole_use
 from medseg.config.build import build, build_all
 from medseg.config.check import load_config
 from medseg.core.atomic import write_text
@@ -43,14 +45,17 @@ def run(cfg: DictConfig) -> int:
     """
     folder = run_folder(cfg)
     _check_settings(cfg)
-    prepared = prepare_data(cfg)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    model = _model(cfg, prepared)
-    result = _fit(cfg, prepared, model, folder)
-    if not result.is_main_process:
-        return 0
-    bundle = _write_bundle(cfg, prepared, model, result, folder)
-    return _show(cfg, prepared, bundle, result, folder)
+    with sole_use(folder):
+        if is_first_process():
+            require_fresh(folder, resume=bool(cfg.resume))
+        prepared = prepare_data(cfg)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        model = _model(cfg, prepared)
+        result = _fit(cfg, prepared, model, folder)
+        if not result.is_main_process:
+            return 0
+        bundle = _write_bundle(cfg, prepared, model, result, folder)
+        return _show(cfg, prepared, bundle, result, folder)
 
 
 def _check_settings(cfg: DictConfig) -> None:
@@ -73,10 +78,11 @@ def _model(cfg: DictConfig, prepared: Preparation) -> nn.Module:
     stride = getattr(model, "stride", None)
     patch = prepared.plan.patch_size or ()
     if stride is not None and any(p % s for p, s in zip(patch, stride, strict=True)):
+        fitting = [math.ceil(p / s) * s for p, s in zip(patch, stride, strict=True)]
         raise ConfigError(
             "plan.patch_size",
             f"is {list(patch)}, no multiple of the network's stride {list(stride)}",
-            "set plan.patch_size to multiples of it",
+            f"set plan.patch_size=[{','.join(map(str, fitting))}]",
         )
     return model
 

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 from config_folders import make_conf
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 
 from medseg.cli import commands
@@ -167,6 +168,14 @@ def test_ctrl_c_that_lightning_has_answered_ends_the_same_way(jobs, monkeypatch)
     monkeypatch.setattr(commands, "_command", lambda name: run)
 
     assert main(["train"]) == 130
+
+
+def test_a_training_ended_by_sigterm_says_so_and_ends_with_143(jobs, capsys, monkeypatch):
+    raising(SIGTERMException(), monkeypatch)
+
+    assert main(["train"]) == 143
+
+    assert capsys.readouterr().err.strip() == "stopped"
 
 
 def test_the_commands_own_exit_code_is_the_programs(jobs, monkeypatch):
