@@ -214,6 +214,8 @@ def fit_blocks(
     network: nn.Module | None = None,
     loss: nn.Module | None = None,
     callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Any] = (),
+    shows_progress: bool = False,
     num_workers: int = 0,
     max_time_s: float | None = None,
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
@@ -268,9 +270,9 @@ def fit_blocks(
         seed=7,
         callbacks=[
             MovingAverage(decay=decay),
-            EpochCheckpoint(folder / CHECKPOINT_NAME, share=float("inf")),  # after every epoch
             *callbacks,
+            EpochCheckpoint(folder / CHECKPOINT_NAME, share=float("inf")),  # after every epoch
         ],
-        loggers=[],
-        shows_progress=False,
+        loggers=list(loggers),
+        shows_progress=shows_progress,
     )

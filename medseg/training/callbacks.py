@@ -153,8 +153,10 @@ def has_checkpoint(path: Path) -> bool:
     return path.exists() or previous_path(path).exists()
 
 
-class EpochCheckpoint(pl.Callback):
+class EpochCheckpoint(pl.callbacks.Checkpoint):
     """Writes `path` after an epoch and at the end of training.
+
+    Lightning calls its kind last, when an EarlyStopping has counted the epoch.
 
     Args:
         path: of the checkpoint.
@@ -203,12 +205,16 @@ class SamplerEpoch(pl.Callback):
 class TimeLimit(pl.Callback):
     """Ends training once the module has trained for its `max_time_s`, interruptions not counted."""
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if pl_module.max_time_s is not None and pl_module.elapsed_s >= pl_module.max_time_s:
+            trainer.should_stop = True  # resumed after its end
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         if pl_module.max_time_s is not None:
             elapsed = pl_module.elapsed_s + time.monotonic() - pl_module._last_tick
-            trainer.should_stop = trainer.strategy.reduce_boolean_decision(
-                elapsed >= pl_module.max_time_s, all=False
-            )
+            is_over = elapsed >= pl_module.max_time_s
+            if trainer.strategy.reduce_boolean_decision(is_over, all=False):
+                trainer.should_stop = True
 
 
 class Monitor(pl.Callback):
@@ -227,16 +233,20 @@ class Monitor(pl.Callback):
         self.spacing_mm = spacing_mm
         self.every_n_steps = every_n_steps
         self._start = 0.0
-        self._start_step = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start, self._start_step = time.monotonic(), trainer.global_step
+        self._start = time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         if trainer.global_step % self.every_n_steps == 0:
-            rate = (trainer.global_step - self._start_step) / (time.monotonic() - self._start)
+            rate = (batch_idx + 1) / max(1e-6, time.monotonic() - self._start)
             pl_module.log("throughput/patches_per_s", rate * self.batch_size * trainer.world_size)
             pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
 

@@ -102,7 +102,7 @@ def fit(
         default_root_dir=str(folder),
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
+        enable_checkpointing=True,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )

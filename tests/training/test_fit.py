@@ -166,6 +166,15 @@ def test_time_before_an_interruption_counts_and_the_pause_does_not(tmp_path):
     assert longer.elapsed_s < 2.0 + 1.0
 
 
+def test_resuming_after_the_time_is_over_changes_nothing(tmp_path):
+    first = fit_blocks(tmp_path, epochs=100_000, max_time_s=0.5)
+
+    second = fit_blocks(tmp_path, epochs=100_000, max_time_s=0.4, resume=True)
+
+    assert second.num_steps == first.num_steps
+    assert all(torch.equal(second.weights[key], first.weights[key]) for key in first.weights)
+
+
 def test_the_rate_has_fallen_to_almost_nothing_when_the_time_is_over(tmp_path):
     record = Record()
 
