@@ -45,6 +45,21 @@ class CaseProblem:
     remedy: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """A case as it was read, and what is wrong with it.
+
+    Args:
+        problems: of this case alone.
+        volume: the image; None if it cannot be read.
+        reference: its label map; None if it cannot be read or there is none.
+    """
+
+    problems: tuple[CaseProblem, ...]
+    volume: Volume | None
+    reference: LabelMap | None
+
+
 def check_source(
     source: Source,
     labels: LabelSet | None = None,
@@ -112,46 +127,26 @@ def check_cases(
     """
     threads = num_threads or min(_MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        findings = list(pool.map(lambda case: _examined(case, labels), cases))
+        findings = list(pool.map(lambda case: _finding(case, labels), cases))
     problems = [problem for finding in findings for problem in finding.problems]
     problems += _wrong_channels(cases, findings, wanted=num_channels)
     problems += _duplicates(cases, findings)
     return sorted(problems, key=_rank)
 
 
-def problem_table(problems: Sequence[CaseProblem]) -> str:
-    """The problems as plain text: one line each, then what to do about each kind."""
-    if not problems:
-        return "no problems found"
-    rows = [("case", "severity", "code", "what")]
-    rows += [(problem.key, problem.severity, problem.code, problem.what) for problem in problems]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * width for width in (*widths, 4)))
-    num_errors = sum(problem.severity == "error" for problem in problems)
-    lines.append(f"{num_errors} errors, {len(problems) - num_errors} warnings")
-    remedies = {problem.code: problem.remedy for problem in problems if problem.remedy}
-    lines += [f"{code}: {remedy}" for code, remedy in sorted(remedies.items())]
-    return "\n".join(lines)
+def examine(case: Case, labels: LabelSet | None) -> Examination:
+    """Reads a case and says what is wrong with it alone; MedsegErrors of the readers are kept.
 
-
-@dataclass(frozen=True)
-class _Finding:
-    problems: tuple[CaseProblem, ...]
-    num_channels: int | None = None
-    digest: bytes | None = None
-
-
-def _examined(case: Case, labels: LabelSet | None) -> _Finding:
+    Args:
+        case: image and reference are read once each.
+        labels: classes that the reference may hold; None does not look at its values.
+    """
     problems: list[CaseProblem] = []
+    volume, reference = None, None
     try:
         volume = case.read_image()
     except MedsegError as error:
         problems.append(_from_error(case, error))
-        volume = None
     if volume is not None:
         problems += _image_problems(case, volume)
     if case.read_reference is not None:
@@ -173,9 +168,22 @@ def _examined(case: Case, labels: LabelSet | None) -> _Finding:
                 "add the label file under the image's name, or remove the image",
             )
         )
-    if volume is None:
-        return _Finding(tuple(problems))
-    return _Finding(tuple(problems), volume.num_channels, _digest(volume))
+    return Examination(tuple(problems), volume, reference)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    problems: tuple[CaseProblem, ...]
+    num_channels: int | None = None
+    digest: bytes | None = None
+
+
+def _finding(case: Case, labels: LabelSet | None) -> _Finding:
+    """What is kept of a case once it is examined; its arrays are not."""
+    examined = examine(case, labels)
+    if examined.volume is None:
+        return _Finding(examined.problems)
+    return _Finding(examined.problems, examined.volume.num_channels, _digest(examined.volume))
 
 
 def _image_problems(case: Case, volume: Volume) -> list[CaseProblem]:
@@ -186,9 +194,12 @@ def _image_problems(case: Case, volume: Volume) -> list[CaseProblem]:
     flat = [n for n, channel in enumerate(volume.array) if channel.min() == channel.max()]
     if not flat:
         return []
-    which = "the image" if volume.num_channels == 1 else f"channel {flat[0]}"
+    is_whole = len(flat) == volume.num_channels
+    which = "the image" if is_whole else f"channel {flat[0]}"
     what = f"{which} is empty: every voxel is {float(volume.array[flat[0]].flat[0]):g}"
-    return [_problem(case, "error", "E_EMPTY_IMAGE", what, remedy)]
+    # A channel that was not acquired is often filled with zeros; the others can be learnt from.
+    severity: Severity = "error" if is_whole else "warning"
+    return [_problem(case, severity, "E_EMPTY_IMAGE", what, remedy)]
 
 
 def _reference_problems(

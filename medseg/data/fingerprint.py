@@ -5,18 +5,22 @@ case.
 from __future__ import annotations
 
 import json
+import logging
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from medseg.core.atomic import write_text
-from medseg.core.errors import GeometryError, InputError, LabelError, MedsegError, raise_all
+from medseg.core.errors import MAX_LISTED, InputError, raise_all
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
+from medseg.data.check import CaseProblem, examine
+
+logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 10_000
 """Foreground voxels drawn per case for the intensity statistics (as nnU-Net does)."""
@@ -109,28 +113,30 @@ def measure(
         on_progress: called after each case.
 
     Raises:
-        InputError: a case cannot be read, its reference does not fit, or channel numbers differ.
+        InputError: `medseg.data.check` finds an error in a case, or channel numbers differ.
     """
 
-    def one(case: Case) -> tuple[CaseFingerprint, Any] | MedsegError:
+    def one(case: Case) -> _Measured:
         try:
             return _measure_case(case, labels)
-        except MedsegError as error:
-            return type(error)(
-                f"case {case.key}, {error.where}", error.what, error.remedy, code=error.code
-            )
         finally:
             if on_progress:
                 on_progress()
 
     with ThreadPoolExecutor(num_threads) as pool:
         outcomes = list(pool.map(one, cases))
+    problems = [problem for outcome in outcomes for problem in outcome.problems]
     raise_all(
-        [outcome for outcome in outcomes if isinstance(outcome, MedsegError)],
+        [
+            InputError(f"case {problem.key}", problem.what, problem.remedy, code=problem.code)
+            for problem in problems
+            if problem.severity == "error"
+        ],
         where="data.source",
-        what="cases cannot be used",
+        what="problems with the cases",
     )
-    measured = [outcome for outcome in outcomes if not isinstance(outcome, MedsegError)]
+    _log_warnings(problems)
+    measured = [outcome.facts for outcome in outcomes if outcome.facts is not None]
     counts = {facts.num_channels for facts, _ in measured}
     if len(counts) > 1:
         raise InputError(
@@ -145,28 +151,20 @@ def measure(
     return Fingerprint(tuple(facts for facts, _ in measured), _statistics(pooled))
 
 
-def _measure_case(case: Case, labels: LabelSet) -> tuple[CaseFingerprint, np.ndarray]:
-    assert case.read_reference is not None
-    volume = case.read_image()
-    reference = case.read_reference()
-    difference = volume.geometry.difference(reference.geometry)
-    if difference:
-        raise GeometryError(
-            "reference",
-            f"image and reference differ: {difference}",
-            "resample the reference to the image",
-        )
-    unknown = labels.unknown_values(reference.array)
-    if unknown:
-        raise LabelError(
-            "reference",
-            f"holds the values {unknown[:5]}, but the labels are {labels.to_mapping()}",
-            "correct the reference or data.labels",
-        )
-    if not np.isfinite(volume.array).all():
-        raise InputError(
-            "image", "holds NaN or infinite values", "repair the image", code="E_NOT_FINITE"
-        )
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Facts of a case with its intensity samples (C, n), or None for one that cannot be used."""
+
+    problems: tuple[CaseProblem, ...]
+    facts: tuple[CaseFingerprint, np.ndarray] | None = None
+
+
+def _measure_case(case: Case, labels: LabelSet) -> _Measured:
+    examined = examine(case, labels)
+    volume, reference = examined.volume, examined.reference
+    is_wrong = any(problem.severity == "error" for problem in examined.problems)
+    if is_wrong or volume is None or reference is None:
+        return _Measured(examined.problems)
     foreground = np.flatnonzero((reference.array > 0) & (reference.array < len(labels)))
     flat = volume.array.reshape(volume.num_channels, -1)
     candidates = foreground if foreground.size else np.arange(flat.shape[1])
@@ -184,7 +182,18 @@ def _measure_case(case: Case, labels: LabelSet) -> tuple[CaseFingerprint, np.nda
         class_voxels=tuple(int((reference.array == n).sum()) for n in range(len(labels))),
         intensity=_statistics(samples),
     )
-    return facts, samples
+    return _Measured(examined.problems, (facts, samples))
+
+
+def _log_warnings(problems: Sequence[CaseProblem]) -> None:
+    """One line for each kind of problem that training can live with."""
+    kinds: dict[str, list[CaseProblem]] = defaultdict(list)
+    for problem in problems:
+        kinds[problem.code].append(problem)
+    for alike in kinds.values():
+        keys = ", ".join(problem.key for problem in alike[:MAX_LISTED])
+        more = f" and {len(alike) - MAX_LISTED} more" if len(alike) > MAX_LISTED else ""
+        logger.warning("%s: %s%s; %s", alike[0].what, keys, more, alike[0].remedy)
 
 
 def _statistics(samples: np.ndarray) -> tuple[tuple[float, ...], ...]:

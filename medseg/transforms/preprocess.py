@@ -65,7 +65,7 @@ def preprocess(volume: Volume, plan: PreprocessingPlan) -> Preprocessed:
             "image",
             "holds NaN or infinite values, which would spread to their neighbours",
             "replace them, for example by the value of air",
-            code="E_NOT_FINITE",
+            code="E_IMAGE_NAN",
         )
     turned = volume if plan.orientation is None else volume.reoriented(plan.orientation)
     shape = network_shape(turned.geometry, plan)

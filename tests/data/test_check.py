@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from phantoms import TWO_LABELS
 
-from medseg.data.check import CaseProblem, check_cases, check_source, problem_table
+from medseg.data.check import check_cases, check_source
 from medseg.sources.decathlon import Decathlon
 from medseg.sources.folder import Folder
 
@@ -35,7 +35,6 @@ def _label(folder, array, number=0, **options):
 
 def test_a_good_data_set_has_no_problems(folder):
     assert _codes(folder) == set()
-    assert problem_table([]) == "no problems found"
 
 
 def test_each_kind_of_problem_is_found(folder):
@@ -83,6 +82,23 @@ def test_an_empty_image_is_an_error(folder):
     assert problem.what == "the image is empty: every voxel is 7"
 
 
+def test_an_empty_channel_among_others_is_a_warning(folder):
+    for n in range(4):
+        channels = image_folders.image(n, shape=(*image_folders.SHAPE, 2))
+        if n == 2:
+            channels[..., 1] = 0
+        _image(folder, channels, n)
+
+    (problem,) = check_cases(
+        [case for case in Decathlon(str(folder)).cases() if not case.is_held_out], TWO_LABELS
+    )
+
+    assert (problem.key, problem.code, problem.severity) == (
+        "liver_002", "E_EMPTY_IMAGE", "warning",
+    )  # fmt: skip
+    assert problem.what == "channel 1 is empty: every voxel is 0"
+
+
 def test_a_channel_more_than_the_others_is_an_error(folder):
     _image(folder, image_folders.image(shape=(*image_folders.SHAPE, 2)), 1)
 
@@ -119,21 +135,6 @@ def test_labels_given_here_are_the_ones_that_count(folder):
     problems = check_cases(cases, narrow)
 
     assert {problem.what for problem in problems} == {"the label holds 2, which no class has"}
-
-
-def test_the_table_has_a_line_for_each_problem_and_a_remedy_for_each_kind():
-    problems = [
-        CaseProblem("case_1", "error", "E_NO_LABEL", "has no label", "add it"),
-        CaseProblem("a_longer_name", "error", "E_NO_LABEL", "has no label", "add it"),
-        CaseProblem("case_2", "warning", "E_EMPTY_LABEL", "the label is empty", "check it"),
-    ]
-
-    lines = problem_table(problems).splitlines()
-
-    assert lines[0] == "case           severity  code           what"
-    assert lines[2] == "case_1         error     E_NO_LABEL     has no label"
-    assert lines[4] == "case_2         warning   E_EMPTY_LABEL  the label is empty"
-    assert lines[5:] == ["2 errors, 1 warnings", "E_EMPTY_LABEL: check it", "E_NO_LABEL: add it"]
 
 
 @pytest.mark.real_data

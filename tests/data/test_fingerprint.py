@@ -37,14 +37,16 @@ def test_intensities_are_those_of_the_foreground():
     assert (low, high) == pytest.approx((0.495, 98.505))
 
 
-def test_a_case_without_foreground_is_measured_as_a_whole():
+def test_a_case_without_foreground_is_measured_as_a_whole_and_named(caplog):
     geometry = phantoms.grid(shape=(4, 4, 4))
-    volume = Volume(np.full((1, 4, 4, 4), 7.0, np.float32), geometry)
+    volume = Volume(np.arange(64, dtype=np.float32).reshape(1, 4, 4, 4), geometry)
+    case = case_of(volume, LabelMap(np.zeros((4, 4, 4), np.uint8), geometry))
 
-    print_ = measure([case_of(volume, LabelMap(np.zeros((4, 4, 4), np.uint8), geometry))], LABELS)
+    print_ = measure([case], LABELS)
 
-    assert print_.intensity[0][0] == 7.0
+    assert print_.intensity[0][0] == 31.5  # mean of 0 to 63
     assert print_.cases[0].class_voxels == (64, 0, 0)
+    assert "the label is empty: all background: case_a" in caplog.text
 
 
 @pytest.mark.parametrize("ignore_id", [255, -1])
@@ -102,11 +104,11 @@ def test_all_bad_cases_are_reported_together():
 
     message = str(caught.value)
     assert len(steps) == 4
-    assert message.startswith("data.source: 3 cases cannot be used")
-    assert "case shifted, reference: image and reference differ" in message
-    assert "case unknown, reference: holds the values [4.0, 8.0]" in message
-    assert "correct the reference or data.labels" in message
-    assert "case holed, image: holds NaN" in message
+    assert message.startswith("data.source: 3 problems with the cases")
+    assert "case shifted: image and label do not share a grid" in message
+    assert "case unknown: the label holds 4, 8, which no class has" in message
+    assert "correct the file or declare the missing labels" in message
+    assert "voxels of the image are NaN or infinite; correct or remove the image" in message
     assert "case good" not in message
 
 

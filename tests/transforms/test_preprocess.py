@@ -124,6 +124,6 @@ def test_an_image_that_is_not_finite_is_refused(value):
     with pytest.raises(InputError) as caught:
         preprocess(volume, small_plan())
 
-    assert caught.value.code == "E_NOT_FINITE"
+    assert caught.value.code == "E_IMAGE_NAN"
     assert "NaN" in caught.value.what
     assert "replace them" in caught.value.remedy
