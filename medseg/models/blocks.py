@@ -52,9 +52,7 @@ def norm_layer(norm: Norm, spatial_dims: int, channels: int) -> nn.Module:
     """Normalisation of a (N, C, ...) tensor.
 
     Instance normalisation is written as group normalisation with one channel per group: the values
-        are the
-    same, a group of one voxel is allowed, and PyTorch's kernel is 4 times faster on CPU
-    (docs/benchmarks.md).
+    are the same, a group of one voxel is allowed, and it is faster on CPU (docs/decisions/0003).
     """
     if norm == "instance":
         return nn.GroupNorm(channels, channels)

@@ -18,8 +18,8 @@ from torch import Tensor
 class Augment:
     """Ranges and probabilities of augmentation.
 
-    Defaults follow nnU-Net's (Isensee et al. 2021, supplement) unless docs/recipe.md says
-    otherwise. A pair is the range of a uniform distribution; probabilities are per sample.
+    Defaults follow nnU-Net's (Isensee et al. 2021, supplement). A pair is the range of a uniform
+    distribution; probabilities are per sample.
 
     Args:
         rotation_probability, rotation_degrees: about every axis (3D) or in the plane (2D).

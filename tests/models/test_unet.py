@@ -125,7 +125,11 @@ def test_what_does_not_fit_is_named(options, where, what):
 
 def test_networks_are_built_by_name():
     network = build_model(
-        "unet", spatial_dims=2, in_channels=2, out_channels=4, base_channels=4, strides=[1, 2]
+        "unet",
+        spatial_dims=2,
+        in_channels=2,
+        out_channels=4,
+        options={"base_channels": 4, "strides": [1, 2]},
     )
 
     assert isinstance(network, UNet)
