@@ -134,11 +134,6 @@ def derived_header(
     return header
 
 
-def content_date_and_time(header: Dataset) -> tuple[str, str]:
-    """Date and time of a derived object: those of its series, see `derived_header`."""
-    return str(header.SeriesDate), str(header.SeriesTime)
-
-
 def code_item(concept: CodedConcept) -> Dataset:
     """A coded concept as the item of a code sequence."""
     item = Dataset()

@@ -21,7 +21,6 @@ from medseg.dicom.values import bad_value, missing, number_of, text_of
 # What fills voxels outside the scanner's field of view: air for CT; other modalities have no value
 # below zero.
 _PADDING_HU = -1024
-_INT16 = (-32768, 32767)
 
 
 @dataclass(frozen=True, eq=False)

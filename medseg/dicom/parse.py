@@ -34,7 +34,6 @@ from medseg.dicom.values import (
 
 # Tags (7FE0,xxxx) that hold pixels: float, double and integer, and the extended offset table before
 # them.
-PIXEL_GROUP = 0x7FE0
 FLOAT_PIXELS, DOUBLE_PIXELS, PIXELS = 0x7FE00008, 0x7FE00009, 0x7FE00010
 
 _FIRST_READ = 1 << 16
