@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from omegaconf import DictConfig, open_dict
 from medseg.bundle import ModelBundle
 from medseg.cli.console import console, counting
 from medseg.config.build import accepts, build
-from medseg.core.errors import ConfigError, InputError
+from medseg.core.errors import ConfigError, InputError, OutputError
+from medseg.core.identity import Case
 from medseg.core.protocols import Writer
 from medseg.inference.cases import CaseOutcome, predict_cases
 from medseg.inference.predictor import NetworkPredictor
@@ -26,6 +28,7 @@ def run(cfg: DictConfig) -> int:
         f"{done} of {len(outcomes)} cases predicted in {sum(o.seconds for o in outcomes):.1f} s; "
         f"results in {cfg.paths.output}",
         soft_wrap=True,
+        markup=False,
     )
     for outcome in failed:
         place = "" if outcome.key in str(outcome.error) else f"{outcome.key}: "
@@ -37,12 +40,13 @@ def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
     """Predicts and writes every case that the source finds."""
     bundle = ModelBundle.load(cfg.bundle)
     if bundle.notice:
-        console.print(f"[bold yellow]{bundle.notice}[/]")
+        console.print(bundle.notice, style="bold yellow", markup=False)
     extra = {"num_channels": bundle.num_channels} if accepts(cfg.source, "num_channels") else {}
     cases = build(cfg.source, **extra).cases()
     if not cases:
         raise InputError("source.folder", "holds no images", "set source.folder=<folder of images>")
-    writers = build_writers(cfg.output, bundle)
+    _require_apart(cases, Path(cfg.paths.output))
+    writers = build_writers(cfg.get("output"), bundle)
     predictor = NetworkPredictor(
         bundle, inference=build(cfg.inference), postprocess=build(cfg.postprocess)
     )
@@ -56,7 +60,7 @@ def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
         )
 
 
-def build_writers(output: DictConfig, bundle: ModelBundle) -> list[Writer]:
+def build_writers(output: DictConfig | None, bundle: ModelBundle) -> list[Writer]:
     """One writer per chosen output; those that name the algorithm are told the bundle."""
     if not output:
         raise ConfigError(
@@ -99,7 +103,32 @@ def predict(
     return predict_folder(cfg)
 
 
+def _require_apart(cases: Sequence[Case], output: Path) -> None:
+    """Raises an error if images lie in the output folder: a result of the same name would replace
+    one, and results of an earlier run would be predicted like images.
+    """
+    folder = output.resolve()
+    inside = [
+        case.key
+        for case in cases
+        for path in (*case.paths, *(case.series.paths[:1] if case.series else ()))[:1]
+        if folder in path.resolve().parents
+    ]
+    if inside:
+        shown = ", ".join(inside[:3]) + (" ..." if len(inside) > 3 else "")
+        raise OutputError(
+            output,
+            f"holds {len(inside)} of the images to be predicted ({shown}): results could replace "
+            "them, or they are results of an earlier run",
+            "set paths.output to another folder",
+            code="E_OUTPUT_HOLDS_INPUT",
+        )
+
+
 def _quoted(value: str | Path) -> str:
-    """A value as one word of Hydra's override grammar, whatever characters it holds."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    """A value as one word of Hydra's override grammar, whatever characters it holds.
+
+    Backslashes count as such everywhere but before a quote and at the end.
+    """
+    text = re.sub(r"(\\*)('|$)", lambda run: run[1] * 2 + run[2].replace("'", "\\'"), str(value))
     return f"'{text}'"

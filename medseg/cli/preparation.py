@@ -84,7 +84,8 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     by_key = {case.key: case for case in cases}
     console.print(
         f"{spec.name}: {len(split.train)} cases to train on, {len(split.validation)} to validate, "
-        f"{len(split.test)} held out; labels {', '.join(labels.names)}"
+        f"{len(split.test)} held out; labels {', '.join(labels.names)}",
+        markup=False,
     )
     used = [case for case in cases if not case.is_held_out]
     threads = min(4, os.cpu_count() or 1)

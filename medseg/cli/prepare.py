@@ -19,6 +19,6 @@ def run(cfg: DictConfig) -> int:
         if key != "reasons":
             table.add_row(key, str(value), prepared.plan.reasons.get(key, "set by hand"))
     console.print(table)
-    console.print(f"plan: {run_folder(cfg) / 'plan.yaml'}")
+    console.print(f"plan: {run_folder(cfg) / 'plan.yaml'}", soft_wrap=True, markup=False)
     console.print("change a number with, for example: plan.batch_size=4 plan.patch_size=[64,64,64]")
     return 0

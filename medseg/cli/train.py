@@ -224,7 +224,7 @@ def _show(
         )
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     for outcome in failed:
-        console.print(f"[red]{outcome.key}: {outcome.error}[/]")
+        console.print(f"{outcome.key}: {outcome.error}", style="red", markup=False)
     pairs = [
         (outcome.key, reference, outcome.result)
         for outcome in outcomes
@@ -247,7 +247,7 @@ def _show(
         ("scores", folder / "scores.csv"),
         ("TensorBoard", folder / "tensorboard"),
     ):
-        console.print(f"{title + ':':<13}{path}", soft_wrap=True)
+        console.print(f"{title + ':':<13}{path}", soft_wrap=True, markup=False)
     console.print("next:")
     for words in _next_commands(cases, bundle, folder):
         console.print(f"  {shlex.join(words)}", soft_wrap=True, markup=False)

@@ -1,0 +1,115 @@
+import logging
+import warnings
+
+import nibabel
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from learning_cases import LABELS, small_plan, write_blocks
+
+import medseg
+from medseg.bundle import ModelBundle
+from medseg.cli.commands import main
+from medseg.cli.predict import _quoted
+from medseg.core.errors import ConfigError, OutputError
+from medseg.models.unet import UNet
+
+
+@pytest.fixture
+def images(tmp_path):
+    write_blocks(tmp_path / "blocks", 2)
+    return tmp_path / "blocks" / "images"
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A network as its seed left it, for which every answer will do."""
+    plan = small_plan()
+    options = {
+        "in_channels": 1,
+        "spatial_dims": 3,
+        "base_channels": 4,
+        "strides": plan.to_dict()["strides"],
+        "kernel_sizes": plan.to_dict()["kernel_sizes"],
+    }
+    return ModelBundle.write(
+        tmp_path / "bundle",
+        weights={"fold_0": UNet(out_channels=3, **options).state_dict()},
+        plan=plan,
+        labels=LABELS,
+        config={},
+        card={
+            "name": "untrained",
+            "network": {"class": "medseg.models.unet.UNet", "options": options},
+        },
+    ).folder
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """Takes away the handler that `main` adds for the terminal of one test."""
+    handlers, filters = list(logging.getLogger().handlers), list(warnings.filters)
+    yield
+    logging.getLogger().handlers[:] = handlers
+    logging.captureWarnings(False)
+    warnings.filters[:] = filters
+
+
+def test_results_never_replace_the_images(images, bundle):
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+
+    with pytest.raises(OutputError) as caught:
+        medseg.predict(bundle, images, output=images)
+
+    assert caught.value.where == str(images)
+    assert "holds 2 of the images to be predicted (case_000, case_001)" in caught.value.what
+    assert "another folder" in caught.value.remedy
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_the_folder_of_a_single_image_is_no_place_for_its_result(images, bundle):
+    with pytest.raises(OutputError, match=r"1 of the images to be predicted \(case_001\)"):
+        medseg.predict(bundle, images / "case_001.nii.gz", output=images)
+
+
+def test_results_below_the_images_are_not_predicted_in_turn(images, bundle):
+    done = medseg.predict(bundle, images, output=images / "results")
+
+    assert [outcome.error for outcome in done] == [None, None]
+    assert nibabel.load(images / "results" / "case_000.nii.gz").shape == (16, 14, 12)
+    with pytest.raises(OutputError, match="results of an earlier run"):
+        medseg.predict(bundle, images, output=images / "results")
+
+
+def test_no_output_format_is_an_error(images, bundle, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        medseg.predict(bundle, images, output=tmp_path / "results", overrides=["output=[]"])
+
+    assert caught.value.where == "output"
+    assert "output=[nifti]" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["[red]", "[/b]", "quo'te", "with space", "com,ma", "hash#=é"])
+def test_folders_may_have_any_name(images, bundle, tmp_path, capsys, name):
+    output = tmp_path / name / "results"
+
+    code = main(
+        [
+            "predict",
+            f"bundle={bundle}",
+            f"source.folder={images}",
+            f"paths.output={_quoted(output)}",
+        ]
+    )
+
+    assert code == 0
+    assert f"results in {output}" in capsys.readouterr().out
+    assert sorted(path.name for path in output.iterdir()) == ["case_000.nii.gz", "case_001.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    "value", ["C:\\new\\t", "a'b", "a\\'b", "end\\", "a\\\\", '"', "a b,[c]{d}=e", "肝", "'"]
+)
+def test_a_quoted_value_is_read_back_as_it_was(value):
+    override = OverridesParser.create().parse_override(f"bundle={_quoted(value)}")
+
+    assert override.value() == value
