@@ -18,7 +18,8 @@ class SeriesRef:
         study_uid, series_uid, frame_of_reference_uid: as in the headers.
         modality: DICOM modality.
         paths: one file per slice in the order of k, or one multi-frame file.
-        frames: numbers (from 1) of the multi-frame file's frames in the order of k; empty for single-frame files.
+        frames: numbers (from 1) of the multi-frame file's frames in the order of k; empty for
+            single-frame files.
     """
 
     study_uid: str
@@ -40,7 +41,9 @@ class Case:
         group: cases of one patient share it, so that splits keep them together.
         series: the DICOM series of the image, if it is one.
         paths: the files that the image and reference are read from, for hashing and messages.
-        is_held_out: True for a case that the data set sets aside for testing; it is never trained on.
+        reading: what else decides what is read from `paths`, such as options of the source.
+        is_held_out: True for a case that the data set sets aside for testing; it is never
+            trained on.
     """
 
     key: str
@@ -50,6 +53,7 @@ class Case:
     series: SeriesRef | None = None
     paths: tuple[Path, ...] = ()
     is_held_out: bool = False
+    reading: str = ""
 
     @property
     def patient(self) -> str:

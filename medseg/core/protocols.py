@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
@@ -17,8 +17,10 @@ class SourceDescription:
 
     Args:
         labels: meaning of the reference's numbers; None if the source does not say.
-        channel_names: one name per image channel, such as ("CT",) or ("T1", "FLAIR"); empty if unknown.
-        notice: a sentence that must stand in the first lines of a run and on the bundle's card; "" if none.
+        channel_names: one name per image channel, such as ("CT",) or ("T1", "FLAIR"); empty
+            if unknown.
+        notice: a sentence that must stand in the first lines of a run and on the bundle's card;
+            "" if none.
         orphan_labels: references without an image, as file names.
         absent_cases: keys of cases that the data set's own list names, but that have no file.
     """
@@ -38,6 +40,23 @@ class Source(Protocol):
         ...
 
     def describe(self) -> SourceDescription: ...
+
+
+SegmentationKind = Literal["dicom_seg", "rtstruct"]
+
+
+@runtime_checkable
+class NamedReferences(Protocol):
+    """A source whose references name their segments; the numbers are the data set's to give."""
+
+    def labelled_by(self, labels: LabelSet | SegmentationKind | None) -> Source:
+        """The same source, for training.
+
+        Args:
+            labels: the wanted segments by name; or the kind of object whose segments are all
+                wanted; or None for those of every kind.
+        """
+        ...
 
 
 class Predictor(Protocol):

@@ -166,6 +166,8 @@ class CaseCache:
             "num_classes": self.num_classes,
             "files": [_identity(path) for path in case.paths],
         }
+        if case.reading:
+            facts["reading"] = case.reading
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -193,7 +195,7 @@ def _store(prepared: PreparedCase, folder: Path) -> None:
             return  # another run stored the same case first
         raise OutputError(
             folder.parent,
-            f"a prepared case cannot be stored: {error.strerror}",
+            f"a prepared case cannot be stored: {error.strerror or error}",
             "free some room or set paths.cache=<folder>",
         ) from error
 

@@ -6,14 +6,16 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from medseg.core.errors import ConfigError, InputError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
-from medseg.core.protocols import Source
+from medseg.core.protocols import NamedReferences, SegmentationKind, Source
 
 _log = logging.getLogger(__name__)
+
+_EXAMPLE = "'data.labels={background: 0, liver: 1}'"
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class DatasetSpec:
     Args:
         name: short name used for run folders and the cache.
         source: where the cases come from.
-        labels: names to numbers, or to numbers with codes (see `LabelSet.from_mapping`); None takes
-            what the source knows.
+        labels: names to numbers, or to numbers with codes (see `LabelSet.from_mapping`). Segments
+            of DICOM SEG and RTSTRUCT objects belong to the label of their name. "dicom_seg" or
+            "rtstruct" takes every segment of all such objects; None takes what the source knows.
         modality: DICOM modality, "CT" or "MR" and so on; decides the normalisation.
         channel_names: one name per image channel; empty takes what the source knows.
         num_folds: number of patient-wise cross-validation folds.
@@ -35,7 +38,7 @@ class DatasetSpec:
 
     name: str
     source: Source
-    labels: Mapping[str, Any] | None = None
+    labels: Mapping[str, Any] | SegmentationKind | None = None
     modality: str = "OT"
     channel_names: Sequence[str] = field(default_factory=tuple)
     num_folds: int = 5
@@ -48,6 +51,13 @@ class DatasetSpec:
                 "data.modality",
                 f"is '{self.modality}'",
                 "write a DICOM modality in capitals, such as CT, MR, US, or OT for others",
+            )
+        kinds = get_args(SegmentationKind)
+        if isinstance(self.labels, str) and self.labels not in kinds:
+            raise ConfigError(
+                "data.labels",
+                f"is '{self.labels}'",
+                f"name the labels, as in {_EXAMPLE}, or use {' or '.join(kinds)}",
             )
         if set(self.mirror_axes) - set("RAS"):
             raise ConfigError(
@@ -62,14 +72,21 @@ class DatasetSpec:
         Raises:
             InputError: neither says what the labels are.
         """
-        if self.labels is not None:
+        if isinstance(self.labels, Mapping):
             return LabelSet.from_mapping(self.labels, where="data.labels")
-        labels = self.source.describe().labels
+        labels = self._labelled_source().describe().labels
+        if labels is None and isinstance(self.labels, str):
+            raise InputError(
+                "data.labels",
+                f"is {self.labels}, but no series has such an object with segments",
+                "see what was found with: python -m medseg doctor source.folder=<folder>",
+                code="E_LABEL",
+            )
         if labels is None:
             raise InputError(
                 "data.labels",
                 "has no value and the data folder has no dataset.json that names the labels",
-                "set them, for example 'data.labels={background: 0, liver: 1}'",
+                f"set them, for example {_EXAMPLE}",
                 code="E_LABEL",
             )
         return labels
@@ -78,9 +95,10 @@ class DatasetSpec:
         """Cases with a reference, held-out ones included, sorted by key.
 
         Raises:
-            InputError: there are fewer than two that may be trained on.
+            InputError: there are fewer than two that may be trained on, or several segmentations
+                could be the reference of one case.
         """
-        found = self.source.cases()
+        found = self._labelled_source().cases()
         cases = [case for case in found if case.read_reference is not None]
         without = [
             case.key for case in found if case.read_reference is None and not case.is_held_out
@@ -101,3 +119,16 @@ class DatasetSpec:
                 code="E_TOO_FEW_CASES",
             )
         return sorted(cases, key=lambda case: case.key)
+
+    def _labelled_source(self) -> Source:
+        """The source; one whose references carry names is told which are wanted."""
+        labels = self.label_set() if isinstance(self.labels, Mapping) else self.labels
+        if isinstance(self.source, NamedReferences):
+            return self.source.labelled_by(labels)
+        if isinstance(labels, str):
+            raise ConfigError(
+                "data.labels",
+                f"is {labels}, but {type(self.source).__name__} reads no DICOM",
+                "use data.source=folder or dicom_folder, or name the labels",
+            )
+        return self.source

@@ -35,6 +35,7 @@ from medseg.dicom.parse import (
 from medseg.dicom.partition import partition
 from medseg.dicom.pixels import check_pixels
 from medseg.dicom.selection import LeftOut, select_images, without_duplicates
+from medseg.dicom.syntaxes import SEGMENTATIONS
 from medseg.dicom.values import missing
 
 _SLICE_SUFFIXES = frozenset({".dcm", ".ima", ".dicom", ".dic"})
@@ -140,10 +141,12 @@ def index_folder(
     claimed = {error.where for error in refused}
     refused += [error for error in broken.values() if error.where not in claimed]
     volumes.sort(key=lambda volume: (volume.series.paths[0], volume.series.frames))
-    drawn = sorted(h.path for h in headers if h.text("SOPClassUID") in SEGMENTATION_KINDS)
+    drawn = sorted(h.path for h in headers if h.text("SOPClassUID") in SEGMENTATIONS)
     left_out = [LeftOut(Path(files.names.get(o.path, o.path)), o.reason) for o in left_out]
     left_out.sort(key=lambda item: item.path)
-    return DicomIndex(Path(path), tuple(volumes), tuple(refused), tuple(left_out), files, tuple(drawn))
+    return DicomIndex(
+        Path(path), tuple(volumes), tuple(refused), tuple(left_out), files, tuple(drawn)
+    )
 
 
 @quiet()

@@ -93,17 +93,33 @@ def _parse(dataset: Dataset, path: Path, where: str) -> RtStructFile:
         frames.append(text_of(item, "ReferencedFrameOfReferenceUID", where=where))
         rois.append(_roi(number, name, drawn.get(number), where))
     frames.append(text_of(dataset, "FrameOfReferenceUID", where=where))
-    series = []
+    series, _, shared = images_of(dataset, where)
+    return RtStructFile(
+        path,
+        tuple(sorted(rois, key=lambda roi: roi.number)),
+        series,
+        tuple(dict.fromkeys(uid for uid in (*frames, *shared) if uid)),
+    )
+
+
+def images_of(
+    dataset: Dataset, where: str
+) -> tuple[tuple[str, ...], frozenset[str], tuple[str, ...]]:
+    """UIDs of the series, images and frames of reference that a structure set was drawn on."""
+    series, images, frames = [], [], []
     for reference in dataset.get("ReferencedFrameOfReferenceSequence") or ():
         frames.append(text_of(reference, "FrameOfReferenceUID", where=where))
         for study in reference.get("RTReferencedStudySequence") or ():
             for one in study.get("RTReferencedSeriesSequence") or ():
                 series.append(text_of(one, "SeriesInstanceUID", where=where))
-    return RtStructFile(
-        path,
-        tuple(sorted(rois, key=lambda roi: roi.number)),
+                images += [
+                    text_of(image, "ReferencedSOPInstanceUID", where=where)
+                    for image in one.get("ContourImageSequence") or ()
+                ]
+    return (
         tuple(dict.fromkeys(uid for uid in series if uid)),
-        tuple(dict.fromkeys(uid for uid in frames if uid)),
+        frozenset(images) - {""},
+        tuple(frames),
     )
 
 

@@ -174,7 +174,7 @@ def read_seg_file(path: str | Path) -> SegFile:
         kind=kind,
         shape=(_integer(dataset, "Columns", where), _integer(dataset, "Rows", where)),
         frames=tuple(frames),
-        segments=tuple(_segments(dataset, where)),
+        segments=tuple(segments_of(dataset, where)),
         slice_spacing_mm=_spacing_between(measures, where),
         thickness_mm=None if measures is None else thickness_of(measures, where),
         full=_integer(dataset, "MaximumFractionalValue", where) if kind == "FRACTIONAL" else 1,
@@ -233,7 +233,12 @@ def _frames(dataset: Dataset, kind: str, where: str) -> Iterator[SegFrame]:
         yield SegFrame(segment, LPS_TO_RAS @ affine_lps)
 
 
-def _segments(dataset: Dataset, where: str) -> list[SegmentFacts]:
+def segments_of(dataset: Dataset, where: str) -> list[SegmentFacts]:
+    """Segments in the order of their numbers, background left out.
+
+    Raises:
+        InputError: there is none.
+    """
     facts = []
     for item in dataset.get("SegmentSequence") or ():
         number = _integer(item, "SegmentNumber", where)

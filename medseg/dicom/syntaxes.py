@@ -67,6 +67,9 @@ OTHER_OBJECTS = {
     f"{_STORAGE}.481.8": "a treatment plan",
 }
 
+# Objects that say which voxels of a series are what: SEG, label map SEG and RTSTRUCT.
+SEGMENTATIONS = frozenset(f"{_STORAGE}.{end}" for end in ("66.4", "66.7", "481.3"))
+
 # Families told by the beginning of their UID.
 OTHER_FAMILIES = {
     f"{_STORAGE}.88.": "a report",

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 import logging
 import re
 from collections import Counter
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import get_args
 
-from medseg.core.errors import InputError, raise_all
+from medseg.core.errors import MAX_LISTED, InputError, LabelError, raise_all
 from medseg.core.identity import Case
-from medseg.core.protocols import SourceDescription
+from medseg.core.labels import LabelSet
+from medseg.core.protocols import SegmentationKind, SourceDescription
+from medseg.core.segments import OnOverlap
 from medseg.core.volume import Volume
 from medseg.dicom.headers import DicomIndex, FoundVolume, index_folder
+from medseg.dicom.references import ReferenceFile
 from medseg.dicom.volumes import read_found
+from medseg.sources.dicom_labels import (
+    FoundReferences,
+    Reference,
+    Unusable,
+    common_labels,
+    find_references,
+    require_names,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +40,9 @@ class DicomFolder:
     several volumes, a short hash of the series (and a number for its phases) is added. Names never
     come from DICOM attributes.
 
+    DICOM SEG and RTSTRUCT objects below `folder` are the references of the series they were drawn
+    on. For training, `labelled_by` says which of their segments count.
+
     Args:
         folder: folder, file, ZIP archive or DICOMDIR.
         on_gap: "refuse" series with missing slices, or "resample" to interpolate whole missing
@@ -35,6 +52,8 @@ class DicomFolder:
         suv: give PET series in Bq/ml as standardised uptake values by body weight.
         trust_positions: take positions as comparable although FrameOfReferenceUID differs within a
             series; for data whose anonymiser is known to have renumbered it.
+        on_overlap: what voxels of two segments become: "refuse" the reference, or give them to the
+            "last" label, or to the "smallest" segment, as a tumour in its organ.
     """
 
     def __init__(
@@ -45,10 +64,12 @@ class DicomFolder:
         on_tilt: str = "resample",
         suv: bool = False,
         trust_positions: bool = False,
+        on_overlap: OnOverlap = "refuse",
     ) -> None:
         for name, value, allowed in (
             ("on_gap", on_gap, ("refuse", "resample")),
             ("on_tilt", on_tilt, ("resample", "keep", "refuse")),
+            ("on_overlap", on_overlap, get_args(OnOverlap)),
         ):
             if value not in allowed:
                 raise InputError(
@@ -62,6 +83,21 @@ class DicomFolder:
         self.on_tilt = on_tilt
         self.suv = suv
         self.trust_positions = trust_positions
+        self.on_overlap: OnOverlap = on_overlap
+        self._is_for_training = False
+        self._labels: LabelSet | SegmentationKind | None = None
+
+    def labelled_by(self, labels: LabelSet | SegmentationKind | None) -> DicomFolder:
+        """The same folder, for training: references that cannot be told apart are errors.
+
+        Args:
+            labels: the wanted segments by name, whatever the case of its letters; or the kind of
+                object whose segments are all wanted; or None for those of both kinds.
+        """
+        chosen = copy.copy(self)  # keeps what was indexed
+        chosen._labels = labels
+        chosen._is_for_training = True
+        return chosen
 
     def cases(self) -> list[Case]:
         """One case per volume, sorted by key; headers are read, pixels are not.
@@ -69,7 +105,7 @@ class DicomFolder:
         Raises:
             InputError: there is no volume that can be read.
         """
-        index = index_folder(self.folder, on_gap=self.on_gap, trust_positions=self.trust_positions)
+        index = self._index
         if not index.volumes:
             raise_all(index.refused, where=str(self.folder), what="series cannot be read")
             raise InputError(
@@ -82,22 +118,121 @@ class DicomFolder:
             _log.warning("left out, %s: %s", error.code, error)
         keys = case_keys(index)
         cases = [
-            self._case(key, found, index) for key, found in zip(keys, index.volumes, strict=True)
+            self._case(key, found, reference, index)
+            for key, found, reference in zip(keys, index.volumes, self._read_later(), strict=True)
         ]
         return sorted(cases, key=lambda case: case.key)
 
     def describe(self) -> SourceDescription:
-        return SourceDescription()
+        """The labels are those of the segments found; None if their names contradict each other.
 
-    def _case(self, key: str, found: FoundVolume, index: DicomIndex) -> Case:
+        Raises:
+            LabelError: for training, instead of None.
+        """
+        found = self._found
+        files = [file for files in found.by_volume for file in files]
+        unmatched = found.unmatched if self._is_for_training else ()
+        try:
+            labels = self._label_set(files)
+        except LabelError:
+            if self._is_for_training:
+                raise
+            labels = None
+        return SourceDescription(
+            labels=labels, orphan_labels=tuple(item.path.name for item in unmatched)
+        )
+
+    @cached_property
+    def _index(self) -> DicomIndex:
+        return index_folder(self.folder, on_gap=self.on_gap, trust_positions=self.trust_positions)
+
+    @cached_property
+    def _every_reference(self) -> FoundReferences:
+        return find_references(self._index)
+
+    @property
+    def _found(self) -> FoundReferences:
+        kind = self._labels if isinstance(self._labels, str) else None
+        return self._every_reference.of_kind(kind)
+
+    def _label_set(self, files: list[ReferenceFile]) -> LabelSet | None:
+        if isinstance(self._labels, LabelSet):
+            if files:
+                require_names(self._labels, files)
+            return self._labels
+        return common_labels(files)
+
+    def _read_later(self) -> list[Reference | Unusable | None]:
+        """What reads the reference of each volume of the index; None for volumes without one."""
+        found = self._found
+        files = [file for files in found.by_volume for file in files]
+        try:
+            labels = self._label_set(files)
+        except LabelError as error:
+            if self._is_for_training:
+                raise
+            return [Unusable(error) if files else None for files in found.by_volume]
+        if labels is None:
+            return [None] * len(found.by_volume)
+        references = []
+        for volume, drawn in zip(self._index.volumes, found.by_volume, strict=True):
+            reference = Reference(
+                volume, drawn, labels, self.on_overlap, self.on_tilt == "keep", self._index
+            )
+            references.append(reference if len(reference.absent()) < len(labels) - 1 else None)
+        if self._is_for_training:
+            _report(found, references)
+        return [*references]
+
+    def _case(
+        self,
+        key: str,
+        found: FoundVolume,
+        reference: Reference | Unusable | None,
+        index: DicomIndex,
+    ) -> Case:
+        files = reference.files if isinstance(reference, Reference) else ()
+        options: dict[str, object] = {
+            "on_gap": self.on_gap,
+            "on_tilt": self.on_tilt,
+            "suv": self.suv,
+            "trust_positions": self.trust_positions,
+        }
+        if isinstance(reference, Reference):
+            options["on_overlap"] = self.on_overlap
+            options["labels"] = {label.name: label.class_id for label in reference.labels.labels}
         return Case(
             key=key,
             # The volume keeps the index's unpacked archive alive for as long as the case may be
             # read.
             read_image=partial(_read, found, index, self.on_tilt, self.suv),
+            read_reference=reference,
             group=found.patient,
             series=found.series,
-            paths=tuple(dict.fromkeys(found.series.paths)),
+            paths=(*dict.fromkeys(found.series.paths), *(file.path for file in files)),
+            reading=json.dumps(options, sort_keys=True),
+        )
+
+
+def _report(found: FoundReferences, references: list[Reference | None]) -> None:
+    """Raises an error if references are ambiguous, and logs what is left out or taken as absent."""
+    used = [reference for reference in references if reference is not None]
+    raise_all(
+        [error for reference in used if (error := reference.ambiguity()) is not None],
+        where="data.source",
+        what="series have several segmentations of one name",
+    )
+    for item in found.unmatched[:MAX_LISTED]:
+        _log.warning("%s is left out: it %s", item.path.name, item.reason)
+    if len(found.unmatched) > MAX_LISTED:
+        _log.warning("and %d more segmentations", len(found.unmatched) - MAX_LISTED)
+    absent = Counter(name for reference in used for name in reference.absent())
+    for name, count in sorted(absent.items()):
+        _log.warning(
+            "%d of %d references have no segment '%s'; it is taken to be absent there",
+            count,
+            len(used),
+            name,
         )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from medseg.core.errors import LabelError
 from medseg.core.identity import Case
-from medseg.core.protocols import Source, SourceDescription
+from medseg.core.labels import LabelSet
+from medseg.core.protocols import SegmentationKind, Source, SourceDescription
 from medseg.sources.dataset_json import NAME, is_decathlon, read_dataset_json
 from medseg.sources.decathlon import Decathlon
 from medseg.sources.dicom_files import may_be_dicom
@@ -18,6 +21,9 @@ from medseg.sources.input_folder import existing_path
 from medseg.sources.nifti_files import NiftiFiles, no_images
 from medseg.sources.nnunet import NnUNetRaw, looks_like_nnunet
 from medseg.sources.read_rules import MAX_BYTES
+
+if TYPE_CHECKING:
+    from medseg.sources.dicom_folder import DicomFolder
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +58,16 @@ class Folder:
         self.num_channels = num_channels
         self.allow_unknown_orientation = allow_unknown_orientation
         self.max_bytes = max_bytes
+        self._is_for_training = False
+        self._labels: LabelSet | SegmentationKind | None = None
+        self._dicom: DicomFolder | None = None
+
+    def labelled_by(self, labels: LabelSet | SegmentationKind | None) -> Folder:
+        """The same folder, for training; of concern to DICOM, see `DicomFolder.labelled_by`."""
+        chosen = copy.copy(self)
+        chosen._labels = labels
+        chosen._is_for_training = True
+        return chosen
 
     def cases(self) -> list[Case]:
         sources = self._sources()
@@ -69,7 +85,15 @@ class Folder:
 
     def _sources(self) -> Sequence[Source]:
         folder = existing_path(self.folder)
-        layouts = [self.layout] if self.layout != "auto" else _recognised(folder)
+        layouts: list[Layout] = [self.layout] if self.layout != "auto" else _recognised(folder)
+        if isinstance(self._labels, str):
+            if "dicom" not in layouts:
+                raise LabelError(
+                    "data.labels",
+                    f"is {self._labels}, but {folder} holds no DICOM",
+                    "give the folder of the DICOM studies, or name the labels of these files",
+                )
+            layouts = ["dicom"]  # image files beside DICOM have no segments to name
         return [self._source(folder, layout) for layout in layouts]
 
     def _source(self, folder: Path, layout: Layout) -> Source:
@@ -78,7 +102,9 @@ class Folder:
         if layout == "dicom":
             from medseg.sources.dicom_folder import DicomFolder
 
-            return DicomFolder(name)
+            if self._dicom is None:
+                self._dicom = DicomFolder(name)  # kept, since it looks at every file once
+            return self._dicom.labelled_by(self._labels) if self._is_for_training else self._dicom
         if layout == "decathlon":
             return Decathlon(name, allow_unknown_orientation=unknown, max_bytes=limit)
         if layout == "nnunet":

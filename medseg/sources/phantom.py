@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medseg.core.errors import ConfigError, InputError
+from medseg.core.errors import ConfigError, InputError, LabelError
 from medseg.core.identity import Case, SeriesRef
-from medseg.core.protocols import Source, SourceDescription
+from medseg.core.labels import LabelSet
+from medseg.core.protocols import NamedReferences, SegmentationKind, Source, SourceDescription
 from medseg.core.segmentation import LabelMap
 from medseg.core.volume import Volume
 from medseg.sources.phantom_scan import PHANTOM_LABELS, make_phantom
@@ -115,6 +116,19 @@ class FolderOrPhantoms:
 
     def describe(self) -> SourceDescription:
         return self._source().describe()
+
+    def labelled_by(self, labels: LabelSet | SegmentationKind | None) -> Source:
+        """The same source, for training; of concern to a folder of DICOM."""
+        source = self._source()
+        if isinstance(source, NamedReferences):
+            return source.labelled_by(labels)
+        if isinstance(labels, str):
+            raise LabelError(
+                "data.labels",
+                f"is {labels}, but phantoms have labels of their own",
+                "set data.source.folder to a folder of DICOM studies",
+            )
+        return source
 
     def _source(self) -> Source:
         if self.folder is None:

@@ -44,7 +44,7 @@ _MAX_OFF_SLICES = 0.25
 def read_segmentation(
     path: str | Path,
     *,
-    source: SeriesRef | Geometry | str | Path | None = None,
+    source: SeriesRef | FoundVolume | Geometry | str | Path | None = None,
     on_overlap: OnOverlap = "refuse",
     threshold: float = 0.5,
     trust_positions: bool = False,
@@ -56,8 +56,9 @@ def read_segmentation(
 
     Args:
         path: the file.
-        source: the series it was drawn on, as a SeriesRef or as a file or folder to look in, or a
-            grid. Without it a SEG comes on its own grid; an RTSTRUCT has none, so it needs one.
+        source: the series it was drawn on, as a SeriesRef, as found by the index, or as a file or
+            folder to look in, or a grid. Without it a SEG comes on its own grid; an RTSTRUCT has
+            none, so it needs one.
         on_overlap: what voxels of several segments become: see `SegmentSet.label_map`.
         threshold: share from which a voxel of a FRACTIONAL segment counts, in (0, 1].
         trust_positions: accept a source in another frame of reference.
@@ -77,7 +78,7 @@ def read_segmentation(
 def read_segments(
     path: str | Path,
     *,
-    source: SeriesRef | Geometry | str | Path | None = None,
+    source: SeriesRef | FoundVolume | Geometry | str | Path | None = None,
     threshold: float = 0.5,
     trust_positions: bool = False,
 ) -> SegmentSet:
@@ -166,9 +167,13 @@ class _Grid:
         self.is_tilted = found is not None and found.lattice.is_tilted
 
 
-def _grid(source: SeriesRef | Geometry | str | Path, uids: tuple[str, ...], where: str) -> _Grid:
+def _grid(
+    source: SeriesRef | FoundVolume | Geometry | str | Path, uids: tuple[str, ...], where: str
+) -> _Grid:
     if isinstance(source, Geometry):
         return _Grid(source)
+    if isinstance(source, FoundVolume):
+        return _Grid(source.geometry, source)
     if isinstance(source, SeriesRef):
         found = found_volume(source, on_gap="resample", trust_positions=True)
         return _Grid(found.geometry, found)
