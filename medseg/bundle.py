@@ -140,6 +140,13 @@ class ModelBundle:
                 f"has no value for {', '.join(plan.open_entries)}",
                 "train again",
             )
+        if any(p % n for p, n in zip(plan.patch_size or (), plan.stride, strict=True)):
+            raise BundleError(
+                folder / "plan.yaml",
+                f"has the patch size {list(plan.patch_size or ())}, no multiple of the network's "
+                f"stride {list(plan.stride)}",
+                "train again",
+            )
         if len(plan.normalisation or ()) != options["in_channels"]:
             raise BundleError(
                 folder, "plan and network differ in their number of channels", "train again"
@@ -213,8 +220,10 @@ class ModelBundle:
                     raise BundleError(self.folder / "card.yaml", f"{facts['class']} is no network")
                 network.load_state_dict(load_tensors(_read(path)))
             except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+                reasons = [line.strip() for line in str(error).splitlines()]
+                shown = " ".join(reasons[:2]) + (" ..." if len(reasons) > 2 else "")
                 raise BundleError(
-                    path, f"does not fit the network: {error}", "copy the bundle again"
+                    path, f"does not fit the network: {shown}", "copy the bundle again"
                 ) from error
             except ConfigError as error:
                 raise BundleError(self.folder / "card.yaml", str(error), "train again") from error

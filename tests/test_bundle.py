@@ -209,6 +209,15 @@ def test_options_that_do_not_fit_are_refused(folder, options):
     refusal(folder)
 
 
+def test_weights_of_another_network_are_told_in_one_line(folder):
+    change_card(
+        folder,
+        network={"class": "medseg.models.unet.UNet", "options": {**OPTIONS, "base_channels": 6}},
+    )
+
+    assert "\n" not in str(refusal(folder))
+
+
 class Harm:
     """Unpickling it makes a folder."""
 
@@ -268,6 +277,7 @@ def test_yaml_that_is_not_plain_is_refused(folder, name, content, monkeypatch):
         ("plan.yaml", "spacing_mm: [a, b, c]", "cannot be understood"),
         ("plan.yaml", "strides: [1, 2]", "cannot be understood"),
         ("plan.yaml", "spatial_dims: 3", "has no value for spacing_mm, patch_size"),
+        ("plan.yaml", small_plan(patch_size=(16, 16, 7)).to_yaml(), "no multiple of the network's"),
         ("labels.yaml", "background: 0\nliver: 2", "without gaps"),
         ("labels.yaml", "background: zero\nliver: 2", "background"),
     ],
