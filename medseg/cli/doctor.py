@@ -21,7 +21,7 @@ from medseg.cli.data_report import source_findings
 from medseg.cli.findings import Finding, Severity, finding_of
 from medseg.config.build import build
 from medseg.config.check import load_config
-from medseg.config.compose import conf_dir, project_conf_dir
+from medseg.config.compose import conf_dir, project_conf_dir, quoted
 from medseg.core.errors import MedsegError
 from medseg.core.labels import LabelSet
 from medseg.data.spec import DatasetSpec
@@ -226,9 +226,9 @@ def _experiment_labels(cfg: DictConfig) -> LabelSet | None:
     names = _experiments(cfg)
     if len(names) != 1:
         return None
-    folder = str(cfg.source.folder).replace("\\", "\\\\").replace("'", "\\'")
+    folder = quoted(cfg.source.folder)
     try:
-        chosen = load_config("train", [f"+experiment={names[0]}", f"data.source.folder='{folder}'"])
+        chosen = load_config("train", [f"+experiment={names[0]}", f"data.source.folder={folder}"])
     except MedsegError:  # reported with the configuration
         return None
     spec: DatasetSpec = build(chosen.data)

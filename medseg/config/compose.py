@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,6 +140,15 @@ def first_of_sweep(overrides: Sequence[str]) -> list[str]:
             text = f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
         first.append(text)
     return first
+
+
+def quoted(value: str | Path) -> str:
+    """A value as one word of Hydra's override grammar, whatever characters it holds.
+
+    Backslashes count as such everywhere but before a quote and at the end.
+    """
+    text = re.sub(r"(\\*)('|$)", lambda run: run[1] * 2 + run[2].replace("'", "\\'"), str(value))
+    return f"'{text}'"
 
 
 @contextmanager
