@@ -2,7 +2,8 @@
 
 python benchmarks/training_step.py [--base 16] [--patch 40,56,40] [--batch 2] [--steps 10]
 
-The peak is a 2048x2048 matrix product in the same format in the same run. FLOPs are counted by PyTorch.
+The peak is a 2048x2048 matrix product in the same format in the same run. FLOPs are counted by
+PyTorch.
 """
 
 from __future__ import annotations
