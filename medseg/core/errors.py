@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-
 MAX_LISTED = 8
 """Errors of one kind that a message names; more would push the first off the screen."""
 

@@ -1,6 +1,7 @@
 """Where an array of voxels lies in the patient: shape and affine, in RAS millimetres.
 
-`Geometry.affine` maps voxel-centre indices (i, j, k) to RAS mm. This file holds no pixel data and no DICOM.
+`Geometry.affine` maps voxel-centre indices (i, j, k) to RAS mm. This file holds no pixel data and
+no DICOM.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Geometry:
         affine: 4x4, maps voxel-centre indices (i, j, k, 1) to RAS mm.
 
     Raises:
-        GeometryError: the shape is not three positive numbers, or the affine is not finite and invertible.
+        GeometryError: the shape is not three positive numbers, or the affine is not finite and
+            invertible.
     """
 
     shape: Shape3
@@ -137,7 +139,7 @@ class Geometry:
         return f"voxel positions up to {max(distance, spacing):.3g} mm apart"
 
     def reorientation(self, orientation: str) -> tuple[Shape3, tuple[int, ...]]:
-        """Axis permutation and axes to flip (after permuting) that bring this grid to `orientation`."""
+        """Axis permutation and axes to flip (after permuting) that give this grid `orientation`."""
         wanted_axes, wanted_signs = _parse_orientation(orientation)
         axes, signs = _nearest_axes(self.directions)
         order = tuple(axes.index(axis) for axis in wanted_axes)
@@ -163,7 +165,7 @@ class Geometry:
         return self.permuted(*self.reorientation(orientation))
 
     def cropped(self, start: tuple[int, ...], shape: Shape3) -> Geometry:
-        """The grid of `shape` voxels whose first voxel is voxel `start` of this one (may lie outside)."""
+        """The grid of `shape` voxels that begins at voxel `start` of this one (may lie outside)."""
         affine = self.affine.copy()
         affine[:3, 3] = self.to_world_mm(start)
         return Geometry(shape, affine)

@@ -59,7 +59,8 @@ class LabelSet:
 
     Args:
         labels: one per class, class_id 0 to n without gaps, unique names.
-        ignore_id: value of voxels without annotation, left out of loss and metrics; None if there are none.
+        ignore_id: value of voxels without annotation, left out of loss and metrics; None if there
+            are none.
 
     Raises:
         LabelError: names or numbers repeat, or numbers have gaps.
@@ -93,8 +94,9 @@ class LabelSet:
     def from_mapping(cls, mapping: Mapping[str, Any], *, where: str = "labels") -> LabelSet:
         """Labels from plain data, as in labels.yaml or a data option.
 
-        `{background: 0, liver: 1}` or `{liver: {id: 1, type: [10200004, SCT, Liver], colour: [r, g, b],
-        thing: false, category: [...]}}`; the key `ignore` names the value of unannotated voxels.
+        `{background: 0, liver: 1}` or `{liver: {id: 1, type: [10200004, SCT, Liver],
+        colour: [r, g, b], thing: false, category: [...]}}`; the key `ignore` names the value of
+        unannotated voxels.
         """
         labels = []
         ignore_id: int | None = None

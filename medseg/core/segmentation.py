@@ -31,7 +31,7 @@ class LabelMap:
         if self.array.shape != self.geometry.shape:
             raise GeometryError(
                 "label map",
-                f"an array of shape {self.array.shape} does not fit a grid of {self.geometry.shape}",
+                f"an array of shape {self.array.shape} does not fit the grid {self.geometry.shape}",
             )
         if self.array.dtype.kind not in "iu":
             raise GeometryError("label map", f"holds {self.array.dtype}, must hold integers")

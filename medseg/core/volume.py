@@ -35,7 +35,7 @@ class Volume:
         if self.array.ndim != 4 or self.array.shape[1:] != self.geometry.shape:
             raise GeometryError(
                 "volume",
-                f"an array of shape {self.array.shape} does not fit a grid of {self.geometry.shape}",
+                f"an array of shape {self.array.shape} does not fit the grid {self.geometry.shape}",
                 "give it as (C, I, J, K) with the grid's I, J, K",
             )
 

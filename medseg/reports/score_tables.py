@@ -92,7 +92,7 @@ def write_scores(
 def scores_table(summary: Summary, *, title: str = "Scores") -> Table:
     """Means with their bootstrap intervals and counts of missed and spurious cases, per class."""
     table = Table(
-        title=f"{title}: mean and {summary.confidence:.0%} interval, {summary.num_cases} cases",
+        title=f"{title}: mean and {summary.confidence:.0%} interval, {_counted(summary.num_cases)}",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -191,6 +191,10 @@ def _statistics(values: Statistics) -> dict[str, Any]:
         "std": _number(values.std),
         "interval": None if interval == [None, None] else interval,
     }
+
+
+def _counted(num_cases: int) -> str:
+    return "1 case" if num_cases == 1 else f"{num_cases} cases"
 
 
 def _number(value: float) -> float | None:
