@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from omegaconf import DictConfig, open_dict
 from medseg.bundle import ModelBundle
 from medseg.cli.console import console, counting
 from medseg.config.build import accepts, build
+from medseg.config.compose import quoted
 from medseg.core.errors import ConfigError, InputError, OutputError
 from medseg.core.identity import Case
-from medseg.core.protocols import Writer
+from medseg.core.protocols import Source, Writer
 from medseg.inference.cases import CaseOutcome, predict_cases
 from medseg.inference.predictor import NetworkPredictor
 
@@ -37,12 +37,15 @@ def run(cfg: DictConfig) -> int:
 
 
 def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
-    """Predicts and writes every case that the source finds."""
+    """Predicts and writes every case that the source finds; images that cannot be read rightly are
+    outcomes with an error.
+    """
     bundle = ModelBundle.load(cfg.bundle)
     if bundle.notice:
         console.print(bundle.notice, style="bold yellow", markup=False)
     extra = {"num_channels": bundle.num_channels} if accepts(cfg.source, "num_channels") else {}
-    cases = build(cfg.source, **extra).cases()
+    source: Source = build(cfg.source, **extra)
+    cases = source.cases()
     if not cases:
         raise InputError("source.folder", "holds no images", "set source.folder=<folder of images>")
     _require_apart(cases, Path(cfg.paths.output))
@@ -51,13 +54,15 @@ def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
         bundle, inference=build(cfg.inference), postprocess=build(cfg.postprocess)
     )
     with counting("predicting", len(cases)) as step:
-        return predict_cases(
+        outcomes = predict_cases(
             predictor,
             cases,
             writers=writers,
             folder=Path(cfg.paths.output),
             on_done=lambda _: step(),
         )
+    refused = source.describe().refused
+    return outcomes + [CaseOutcome(error.where, error=error) for error in refused]
 
 
 def build_writers(output: DictConfig | None, bundle: ModelBundle) -> list[Writer]:
@@ -89,14 +94,15 @@ def predict(
         overrides: further options as on the command line, such as "output=[nifti,dicom_seg]".
 
     Returns:
-        What became of each case; those that failed carry their error.
+        What became of each case; those that failed carry their error. DICOM series that cannot be
+        read rightly are among them, under the place where they lie.
 
     Raises:
         MedsegError: the options do not fit, the bundle is damaged, or there are no images.
     """
     from medseg.config.check import load_config
 
-    cfg = load_config("predict", [f"bundle={_quoted(bundle)}", *overrides])
+    cfg = load_config("predict", [f"bundle={quoted(bundle)}", *overrides])
     with open_dict(cfg):
         cfg.source.folder = str(source)
         cfg.paths.output = str(output)
@@ -123,12 +129,3 @@ def _require_apart(cases: Sequence[Case], output: Path) -> None:
             "set paths.output to another folder",
             code="E_OUTPUT_HOLDS_INPUT",
         )
-
-
-def _quoted(value: str | Path) -> str:
-    """A value as one word of Hydra's override grammar, whatever characters it holds.
-
-    Backslashes count as such everywhere but before a quote and at the end.
-    """
-    text = re.sub(r"(\\*)('|$)", lambda run: run[1] * 2 + run[2].replace("'", "\\'"), str(value))
-    return f"'{text}'"

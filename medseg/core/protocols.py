@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from medseg.core.errors import InputError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.segmentation import LabelMap, ProbabilityMap
@@ -23,6 +24,7 @@ class SourceDescription:
             "" if none.
         orphan_labels: references without an image, as file names.
         absent_cases: keys of cases that the data set's own list names, but that have no file.
+        refused: why images that were found are no cases, one error for each series or file.
     """
 
     labels: LabelSet | None = None
@@ -30,6 +32,7 @@ class SourceDescription:
     notice: str = ""
     orphan_labels: tuple[str, ...] = ()
     absent_cases: tuple[str, ...] = ()
+    refused: tuple[InputError, ...] = ()
 
 
 class Source(Protocol):

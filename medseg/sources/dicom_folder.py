@@ -139,7 +139,9 @@ class DicomFolder:
                 raise
             labels = None
         return SourceDescription(
-            labels=labels, orphan_labels=tuple(item.path.name for item in unmatched)
+            labels=labels,
+            orphan_labels=tuple(item.path.name for item in unmatched),
+            refused=tuple({str(error): error for error in self._index.refused}.values()),
         )
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -81,7 +82,9 @@ class Folder:
         return sorted_cases(cases, where=str(self.folder))
 
     def describe(self) -> SourceDescription:
-        return self._sources()[0].describe()
+        descriptions = [source.describe() for source in self._sources()]
+        refused = tuple(error for description in descriptions for error in description.refused)
+        return replace(descriptions[0], refused=refused)
 
     def _sources(self) -> Sequence[Source]:
         folder = existing_path(self.folder)

@@ -4,13 +4,14 @@ import warnings
 import nibabel
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from learning_cases import LABELS, small_plan, write_blocks
+from learning_cases import LABELS, block, small_plan, write_blocks
 
 import medseg
 from medseg.bundle import ModelBundle
 from medseg.cli.commands import main
-from medseg.cli.predict import _quoted
+from medseg.config.compose import quoted
 from medseg.core.errors import ConfigError, OutputError
+from medseg.dicom.ct_series import write_ct_series
 from medseg.models.unet import UNet
 
 
@@ -97,7 +98,7 @@ def test_folders_may_have_any_name(images, bundle, tmp_path, capsys, name):
             "predict",
             f"bundle={bundle}",
             f"source.folder={images}",
-            f"paths.output={_quoted(output)}",
+            f"paths.output={quoted(output)}",
         ]
     )
 
@@ -110,6 +111,29 @@ def test_folders_may_have_any_name(images, bundle, tmp_path, capsys, name):
     "value", ["C:\\new\\t", "a'b", "a\\'b", "end\\", "a\\\\", '"', "a b,[c]{d}=e", "肝", "'"]
 )
 def test_a_quoted_value_is_read_back_as_it_was(value):
-    override = OverridesParser.create().parse_override(f"bundle={_quoted(value)}")
+    override = OverridesParser.create().parse_override(f"bundle={quoted(value)}")
 
     assert override.value() == value
+
+
+def test_a_series_with_a_missing_slice_fails_and_the_others_are_predicted(bundle, tmp_path, capsys):
+    studies, output = tmp_path / "studies", tmp_path / "results"
+    for number, name in enumerate(("whole", "gap")):
+        image, _ = block(number, modality="CT")
+        write_ct_series(image, studies / name, case_key=name, seed=number)
+    sorted((studies / "gap").rglob("*.dcm"))[4].unlink()
+
+    code = main(
+        ["predict", f"bundle={bundle}", f"source.folder={studies}", f"paths.output={output}"]
+    )
+
+    assert code == 3
+    assert [path.name for path in output.iterdir()] == ["whole.nii.gz"]
+    printed = capsys.readouterr().out
+    assert "1 of 2 cases predicted" in printed
+    assert "failed: " in printed
+    assert "slice missing" in printed
+    whole, gap = medseg.predict(bundle, studies, output=output)
+    assert whole.error is None
+    assert gap.error is not None
+    assert gap.error.code == "E_SLICE_GAP"
