@@ -13,9 +13,11 @@ from medseg.core.protocols import Source
 from medseg.data.check import check_source
 from medseg.dicom.headers import DicomIndex, index_folder
 from medseg.sources.dicom_files import may_be_dicom
+from medseg.sources.dicom_labels import find_references
 from medseg.sources.image_files import find_files
 
 _MOST_LISTED = 30
+_KINDS = {"dicom_seg": "segmentations", "rtstruct": "structure sets"}
 
 
 def source_findings(source: Source, folder: Path, *, labels: LabelSet | None) -> list[Finding]:
@@ -59,7 +61,16 @@ def _case_findings(source: Source, labels: LabelSet | None) -> list[Finding]:
         findings.append(Finding("notice", description.notice, Severity.NOTE))
     # Images without any label are there to be predicted, each on its own.
     is_unlabelled = with_reference == 0 and not description.orphan_labels
-    accepted = {"E_NO_LABEL", "E_CHANNELS"} if is_unlabelled else set()
+    # Of a hospital's studies only some were drawn on; training leaves the others out.
+    undrawn = {case.key for case in cases if case.series and case.read_reference is None}
+    if undrawn and not is_unlabelled:
+        findings.append(
+            Finding(
+                f"{len(undrawn)} series",
+                "have no segmentation object; training leaves them out",
+                Severity.NOTE,
+            )
+        )
     findings += [
         Finding(
             problem.key,
@@ -67,7 +78,8 @@ def _case_findings(source: Source, labels: LabelSet | None) -> list[Finding]:
             Severity.PROBLEM if problem.severity == "error" else Severity.NOTE,
         )
         for problem in check_source(source, labels)
-        if problem.code not in accepted
+        if problem.code not in ("E_NO_LABEL", "E_CHANNELS")
+        or not (is_unlabelled or problem.key in undrawn)
     ]
     return findings
 
@@ -82,20 +94,37 @@ def _dicom_findings(index: DicomIndex) -> list[Finding]:
             Finding(
                 _below(volume.folder, index.root),
                 f"{volume.series.modality}{name}: {shape} voxels of {spacing} mm, "
-                f"{len(volume.series.paths)} files",
+                f"{_files(len(volume.series.paths))}",
             )
         )
     if len(index.volumes) > _MOST_LISTED:
         findings.append(Finding("...", f"and {len(index.volumes) - _MOST_LISTED} more volumes"))
-    refused = [finding_of(error) for error in index.refused]
-    findings += [
-        replace(finding, subject=_below(Path(finding.subject), index.root)) for finding in refused
-    ]
-    reasons = Counter(item.reason for item in index.left_out)
-    findings += [
-        Finding(
-            f"{count} {'file' if count == 1 else 'files'}", f"left out: {reason}", Severity.NOTE
+    # A damaged file refuses every series beside it, each with the same words.
+    repeated = Counter((error.where, finding_of(error)) for error in index.refused)
+    for (where, finding), count in repeated.items():
+        series = f" (refuses {count} series)" if count > 1 else ""
+        findings.append(
+            replace(finding, subject=_below(where, index.root), text=finding.text + series)
         )
+    return findings + _left_out(index)
+
+
+def _left_out(index: DicomIndex) -> list[Finding]:
+    """Files that are no images: those that are references of a series, and the others by reason."""
+    references = find_references(index)
+    used = [file for files in references.by_volume for file in files]
+    findings = [
+        Finding(_files(count), f"{name} drawn on a series here; data.labels={kind} trains on them")
+        for kind, name in _KINDS.items()
+        if (count := sum(file.kind == kind for file in used))
+    ]
+    reasons = Counter(f"a segmentation that {item.reason}" for item in references.unmatched)
+    drawn = set(map(str, index.segmentations))
+    names = {index.files.names.get(path, path) for path in index.segmentations}
+    drawn |= set(map(str, names))
+    reasons += Counter(item.reason for item in index.left_out if str(item.path) not in drawn)
+    findings += [
+        Finding(_files(count), f"left out: {reason}", Severity.NOTE)
         for reason, count in reasons.most_common()
     ]
     return findings
@@ -106,8 +135,13 @@ def _holds_dicom(folder: Path) -> bool:
     return any(may_be_dicom(path) for path in files)
 
 
-def _below(path: Path, root: Path) -> str:
-    try:
-        return str(path.relative_to(root))
-    except ValueError:
-        return str(path)
+def _below(path: str | Path, root: Path) -> str:
+    """What stands behind the root in a path, or in a path followed by more words."""
+    text, start = str(path), str(root)
+    if not text.startswith(start) or text[len(start) :][:1] not in ("", "/", " "):
+        return text
+    return text[len(start) :].lstrip("/ ") or "."
+
+
+def _files(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"

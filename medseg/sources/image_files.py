@@ -23,6 +23,7 @@ _FORMATS = {
     ".tiff": "picture", ".tif": "picture", ".jpeg": "picture", ".jpg": "picture", ".bmp": "picture",
 }  # fmt: skip
 _VOXELS_OF_PAIRS = (".img.gz", ".img")
+_DICOM_PREAMBLE = 128
 
 
 def file_key(path: Path) -> str:
@@ -35,7 +36,7 @@ def file_key(path: Path) -> str:
 
 
 def is_image_file(path: Path) -> bool:
-    """True if the name ends like an image that `read_image` reads."""
+    """True if the name ends like an image that `read_image` reads, and it is no DICOM file."""
     return image_format(path) is not None
 
 
@@ -45,7 +46,17 @@ def image_format(path: Path) -> str | None:
     for suffix, kind in _FORMATS.items():
         if name.endswith(suffix):
             return kind
-    return "nifti" if name.endswith(_VOXELS_OF_PAIRS) else None
+    # Scanners name DICOM files .img too.
+    return "nifti" if name.endswith(_VOXELS_OF_PAIRS) and not has_dicom_prefix(path) else None
+
+
+def has_dicom_prefix(path: Path) -> bool:
+    """True for a file with DICOM's preamble and prefix (PS3.10 section 7.1)."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_DICOM_PREAMBLE + 4)[_DICOM_PREAMBLE:] == b"DICM"
+    except OSError:
+        return False
 
 
 def find_files(folder: Path) -> list[Path]:
