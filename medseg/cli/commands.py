@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OK, ERROR, USAGE, SOME_FAILED, STOPPED, TERMINATED = 0, 1, 2, 3, 130, 143
 
+SHELLS = ("bash", "fish", "zsh")
+
 Run = Callable[["DictConfig"], int]
 Job = Callable[["DictConfig", Sequence[str]], int]
 
@@ -224,6 +226,13 @@ def _complete(words: Sequence[str]) -> int:
     elif not any(word.startswith(("install=", "uninstall=")) for word in words):
         print('write: eval "$(medseg -sc install=bash)"', file=sys.stderr)
         return USAGE
+    for word in words:
+        shell = word.rpartition("=")[2]
+        if shell not in SHELLS:
+            print(
+                f"there is no completion for {shell}, only for {', '.join(SHELLS)}", file=sys.stderr
+            )
+            return USAGE
     register_project_conf()
     saved = sys.argv
     sys.argv = ["medseg", "-sc", *words]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
@@ -91,7 +92,7 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Composition:
         overrides: options as typed on the command line.
 
     Raises:
-        ConfigError: the configuration files themselves do not compose.
+        ConfigError: the configuration files themselves do not compose, or one is no YAML.
     """
     remaining = list(overrides)
     refused: list[tuple[str, HydraException]] = []
@@ -169,6 +170,13 @@ def _compose(command: str, overrides: Sequence[str]) -> DictConfig | HydraExcept
         return hydra_compose(command, list(overrides), return_hydra_config=True)
     except HydraException as error:
         return error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise ConfigError(
+            mark.name if mark else "configuration",
+            f"is no YAML{f' (line {mark.line + 1}: {error.problem})' if mark else ''}",
+            "correct the file",
+        ) from error
 
 
 def _failure(command: str, overrides: Sequence[str]) -> HydraException | None:

@@ -160,6 +160,14 @@ class TrainingModule(pl.LightningModule):
         self.elapsed_s = stored["elapsed_s"]
         self.validation_s = stored["validation_s"]
         self.scores = stored["scores"]
+        done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        if 0 < (self.trainer.max_epochs or 0) < done:
+            raise TrainingError(
+                "trainer.max_epochs",
+                f"is {self.trainer.max_epochs}, but the training to go on with has done {done}",
+                f"set trainer.max_epochs={done} or more, or name=<name> to start another training",
+                code="E_CHECKPOINT_DIFFERS",
+            )
         if self.trainer.strategy.restore_checkpoint_after_setup:
             return  # each process holds a part of the network by now
         found = {key: value.shape for key, value in checkpoint["state_dict"].items()}

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from medseg.cli.commands import main
+
 
 def query(line, shell="bash"):
     done = subprocess.run(
@@ -86,3 +88,10 @@ def test_bash_completes_a_line(tmp_path):
     )
 
     assert done.stdout.split() == ["trainer=cpu"]
+
+
+def test_a_shell_without_completion_is_told_in_one_line(capsys):
+    assert main(["-sc", "install=tcsh"]) == 2
+
+    told = capsys.readouterr().err
+    assert told == "there is no completion for tcsh, only for bash, fish, zsh\n"

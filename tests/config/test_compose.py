@@ -114,3 +114,14 @@ def test_composing_inside_a_running_command_leaves_it_intact(conf):
 )
 def test_the_first_job_of_a_sweep(options, first):
     assert first_of_sweep(options) == first
+
+
+def test_an_option_file_that_is_no_yaml_is_named_with_its_line(conf):
+    (conf / "model" / "broken.yaml").write_text("# broken\nsize: [1, 2\nstride: 2\n")
+
+    with pytest.raises(ConfigError) as caught:
+        compose("train", ["model=broken"])
+
+    assert caught.value.where == str(conf / "model" / "broken.yaml")
+    assert "is no YAML (line 3: " in caught.value.what
+    assert caught.value.remedy == "correct the file"

@@ -125,6 +125,17 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     assert "config.yaml" in caught.value.remedy
 
 
+def test_a_training_that_is_further_than_asked_is_refused(tmp_path):
+    fit_blocks(tmp_path, epochs=3)
+
+    with pytest.raises(TrainingError) as caught:
+        fit_blocks(tmp_path, epochs=2, resume=True)
+
+    assert caught.value.where == "trainer.max_epochs"
+    assert caught.value.what == "is 2, but the training to go on with has done 3"
+    assert "trainer.max_epochs=3 or more" in caught.value.remedy
+
+
 def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
     fit_blocks(tmp_path, epochs=1)
 
