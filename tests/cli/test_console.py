@@ -1,0 +1,82 @@
+import io
+import logging
+import sys
+from types import SimpleNamespace
+
+import torch
+from rich.console import Console
+
+from medseg.cli import console, logs
+from medseg.training.callbacks import ProgressLine
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def record(message):
+    return logging.LogRecord("medseg.some", logging.INFO, "", 0, message, None, None)
+
+
+def test_a_pipe_gets_no_bar(capsys):
+    with console.counting("reading cases", 3) as count:
+        count()
+        count.start(4)
+
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_gets_a_bar_with_its_count(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(console, "console", Console(file=terminal, force_terminal=True, width=80))
+
+    with console.counting("scoring") as count:
+        count.start(4)
+        count()
+
+    assert "1/4" in terminal.getvalue()
+
+
+def test_log_lines_go_through_what_replaces_the_error_output(monkeypatch):
+    terminal, above_the_bar = Terminal(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    handler = logs._Terminal()
+    handler.emit(record("before"))
+    monkeypatch.setattr(sys, "stderr", above_the_bar)
+
+    handler.emit(record("meanwhile"))
+
+    assert terminal.getvalue() == "before\n"
+    assert above_the_bar.getvalue() == "meanwhile\n"
+
+
+def test_log_lines_stay_in_the_file_that_the_error_output_goes_to(monkeypatch):
+    file, bar = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", file)
+    handler = logs._Terminal()
+    monkeypatch.setattr(sys, "stderr", bar)
+
+    handler.emit(record("for the file"))
+
+    assert file.getvalue() == "for the file\n"
+    assert bar.getvalue() == ""
+
+
+def test_without_a_terminal_training_writes_a_line_now_and_then(caplog, capsys):
+    caplog.set_level(logging.INFO, "medseg")
+    trainer = SimpleNamespace(is_global_zero=True, global_step=10, current_epoch=0)
+    module = SimpleNamespace(progress=0.0, scores={"liver": 0.5})
+    line = ProgressLine()
+
+    line.on_train_start(trainer, module)
+    module.progress = 0.25
+    line.on_train_batch_end(trainer, module, {"loss": torch.tensor(1.5)})
+    for _ in range(3):  # epochs within LOG_EVERY_S
+        line.on_train_epoch_end(trainer, module)
+    line.on_train_end(trainer, module)
+
+    (message,) = caplog.messages
+    assert message.startswith("epoch 1: step 10 loss 1.500 Dice liver 0.500, 0:00:0")
+    assert message.endswith(" left")
+    assert capsys.readouterr().out == ""
