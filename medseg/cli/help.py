@@ -59,8 +59,8 @@ HELP: dict[str, HelpText] = {
     "prepare": HelpText(
         "look at a data set and write the plan that train would follow",
         "Checks every case, measures spacing, sizes and intensities, and writes the plan (patch "
-        "size, spacing, normalisation) as a YAML file to read and change. train does this by "
-        "itself when there is no plan.",
+        "size, spacing, normalisation) with the reason for each number. train does the same by "
+        "itself; a number is changed with, say, plan.batch_size=4 for either command.",
         (
             ("Check and plan a data set", "prepare data.source.folder=/data/Task04_Hippocampus"),
             (
