@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ def build_model(
     spatial_dims: int,
     in_channels: int,
     out_channels: int,
-    options: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """An untrained network.
 
@@ -29,8 +28,8 @@ def build_model(
         spatial_dims: 2 or 3.
         in_channels: image channels.
         out_channels: channels of the logits.
-        options: further arguments of the network's class, by name; what is left out takes the
-            value in conf/model, or the class's default where the option refers to a plan.
+        options: further arguments of the network's class; what is left out takes the value in
+            conf/model, or the class's default where the option refers to a plan.
 
     Raises:
         ConfigError: the name or an option does not exist, or a value does not fit.
@@ -41,7 +40,7 @@ def build_model(
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         out_channels=out_channels,
-        **(options or {}),
+        **options,
     )
     return network
 

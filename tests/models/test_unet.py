@@ -129,7 +129,8 @@ def test_networks_are_built_by_name():
         spatial_dims=2,
         in_channels=2,
         out_channels=4,
-        options={"base_channels": 4, "strides": [1, 2]},
+        base_channels=4,
+        strides=[1, 2],
     )
 
     assert isinstance(network, UNet)
