@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from pydicom.datadict import tag_for_keyword
+from pydicom.valuerep import PersonName
 
 from medseg.core.errors import InputError
 
@@ -25,7 +26,8 @@ def text_of(dataset: Any, keyword: str, *, where: str) -> str:
         return ""
     if is_empty(value):
         return ""
-    if isinstance(value, str | int | float):
+    # A person's name is no str, and iterating over it gives its letters.
+    if isinstance(value, str | int | float | PersonName):
         return str(value).strip("\0 ")
     try:
         return "\\".join(str(part).strip("\0 ") for part in value)
