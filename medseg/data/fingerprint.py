@@ -141,7 +141,11 @@ def measure(
     if len(counts) > 1:
         raise InputError(
             "data.source",
-            f"cases have different numbers of channels: {sorted(counts)}",
+            f"cases have different numbers of channels: {sorted(counts)}, such as "
+            + " and ".join(
+                next(f"{facts.key} ({n})" for facts, _ in measured if facts.num_channels == n)
+                for n in sorted(counts)
+            ),
             "give every case the same channels",
             code="E_CHANNELS",
         )

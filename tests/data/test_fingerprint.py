@@ -120,7 +120,7 @@ def test_cases_with_different_channels_are_refused():
         measure([case_of(volume, reference), case_of(double, reference, key="b")], LABELS)
 
     assert caught.value.code == "E_CHANNELS"
-    assert "[1, 2]" in caught.value.what
+    assert "[1, 2], such as case_a (1) and b (2)" in caught.value.what
     assert "same channels" in caught.value.remedy
 
 
