@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,16 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see none of the variables that change what medseg does."""
     for name in ("MEDSEG_CONF", "MEDSEG_ALLOWED_TARGETS", "HYDRA_FULL_ERROR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Takes away what a command adds to the terminal's log, which would show in later tests."""
+    handlers, filters = list(logging.getLogger().handlers), list(warnings.filters)
+    yield
+    logging.getLogger().handlers[:] = handlers
+    logging.captureWarnings(False)
+    warnings.filters[:] = filters
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import warnings
 from pathlib import Path
 
 import highdicom
@@ -41,7 +43,7 @@ def bundle(work: Path) -> Path:
     """A bundle trained for a few seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
-        code = main(
+        code = medseg_main(
             [
                 "train", "data=folder", f"data.source.folder={work / 'data'}", "data.modality=CT",
                 "data.labels={background: 0, liver: 1, tumour: 2}", "data.num_folds=3",
@@ -62,7 +64,7 @@ def predictions(work: Path, bundle: Path) -> Path:
     phantoms.dicom_series(work / "dicom" / "unseen", phantoms.ct_of(unseen(), seed=99))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
-        code = main(
+        code = medseg_main(
             [
                 "predict", f"bundle={bundle}", f"source.folder={work / 'dicom'}",
                 f"paths.output={work / 'predictions'}", "output=[nifti,dicom_seg]",
@@ -70,6 +72,17 @@ def predictions(work: Path, bundle: Path) -> Path:
         )  # fmt: skip
     assert code == 0
     return work / "predictions"
+
+
+def medseg_main(words: list[str]) -> int:
+    """Runs a command line, and takes away what it adds to the terminal's log."""
+    handlers, filters = list(logging.getLogger().handlers), list(warnings.filters)
+    try:
+        return main(words)
+    finally:
+        logging.getLogger().handlers[:] = handlers
+        logging.captureWarnings(False)
+        warnings.filters[:] = filters
 
 
 def moved_boxes(number: int, *, orientation: str) -> LabelMap:
@@ -147,7 +160,7 @@ def test_predictions_are_scored_against_references(work, bundle, predictions, mo
     (work / "references").mkdir()
     save(reference.array, reference, work / "references" / path.name)
 
-    code = main(
+    code = medseg_main(
         [
             "evaluate", f"predictions={predictions}", f"references={work / 'references'}",
             f"bundle={bundle}", f"paths.output={work / 'scores'}",
@@ -174,7 +187,7 @@ def test_a_broken_series_is_reported_and_the_others_are_predicted(
     image[3, 4, 5] = np.nan
     save(image, reference, tmp_path / "holed.nii.gz")
 
-    code = main(
+    code = medseg_main(
         ["predict", f"bundle={bundle}", f"source.folder={tmp_path}", "output=[nifti]",
          f"paths.output={tmp_path / 'out'}"]
     )  # fmt: skip
@@ -202,7 +215,7 @@ def test_the_public_functions_do_the_same(work, bundle, predictions, tmp_path):
 def test_a_2d_network_trains_and_predicts_too(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    code = main(
+    code = medseg_main(
         [
             "train", "data=folder", f"data.source.folder={work / 'data'}", "data.modality=CT",
             "data.labels={background: 0, liver: 1, tumour: 2}", "data.num_folds=3",
@@ -224,7 +237,7 @@ def test_a_2d_network_trains_and_predicts_too(work, tmp_path, monkeypatch):
 def test_preparing_prints_the_plan_with_its_reasons(work, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    code = main(
+    code = medseg_main(
         [
             "prepare", "data=folder", f"data.source.folder={work / 'data'}", "data.modality=CT",
             "data.labels={background: 0, liver: 1, tumour: 2}", "data.num_folds=3",
