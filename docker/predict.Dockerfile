@@ -51,7 +51,7 @@ LABEL org.opencontainers.image.title="medseg predict" \
 # Any user id may run the image (docker run --user), so the folders it writes to are open like /tmp.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /home/medseg --shell /usr/sbin/nologin medseg \
     && install --directory /data \
-    && install --directory --mode 1777 /home/medseg /work /work/runs /work/output /cache
+    && install --directory --mode 1777 /home/medseg /project /project/runs /project/output /cache
 COPY --from=dependencies /opt/medseg /opt/medseg
 COPY --from=medseg /overlay /
 # USER: PyTorch asks for the user's name, which a user id from outside has not.
@@ -63,7 +63,7 @@ ENV PATH=/opt/medseg/bin:$PATH \
     MEDSEG_CACHE=/cache \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-WORKDIR /work
+WORKDIR /project
 USER 10001:10001
 # The build fails where the image would: the right PyTorch, no trainer, prediction loads, the command answers.
 RUN python -c "import sys, torch; sys.exit(0 if ('${DEVICE}' == 'gpu') == (torch.version.cuda is not None) else 'PyTorch is not the build for DEVICE=${DEVICE}')" \
