@@ -106,11 +106,17 @@ def raise_all(errors: Sequence[MedsegError], *, where: str, what: str) -> None:
         raise errors[0]
     codes = {error.code for error in errors}
     kind = type(errors[0])
-    lines = "".join(f"\n  {error}" for error in errors[:MAX_LISTED])
+    remedies = {error.remedy for error in errors}
+    is_shared = len(remedies) == 1
+    lines = "".join(
+        f"\n  {error.where}: {error.what}" if is_shared else f"\n  {error}"
+        for error in errors[:MAX_LISTED]
+    )
     if len(errors) > MAX_LISTED:
         lines += f"\n  and {len(errors) - MAX_LISTED} more"
+    remedy = remedies.pop() if is_shared else "each line says what to do"
     code = codes.pop() if len(codes) == 1 else None
-    raise kind(where, f"{len(errors)} {what}:{lines}", code=code)
+    raise kind(where, f"{len(errors)} {what}:{lines}", remedy, code=code)
 
 
 def _rebuild(kind: type[MedsegError], where: str, what: str, remedy: str, code: str) -> MedsegError:

@@ -240,11 +240,16 @@ def orientation_of(dataset: Any, where: str) -> tuple[NDArray[np.float64], NDArr
     return row, column / np.linalg.norm(column)
 
 
+# No modality has pixels of a metre; such numbers are damage or another unit.
+_MAX_SPACING_MM = 1000.0
+
+
 def spacing_of(dataset: Any, where: str) -> tuple[float, float]:
     """Distance along (i, j) from PixelSpacing, whose first value runs down the rows (j)."""
     values = numbers_of(dataset, "PixelSpacing", count=2, where=where)
-    if min(values) <= 0:
-        raise bad_value(where, "PixelSpacing", values, "must be positive")
+    if not 0 < min(values) <= max(values) <= _MAX_SPACING_MM:
+        expected = f"must be positive and at most {_MAX_SPACING_MM:g} mm"
+        raise bad_value(where, "PixelSpacing", values, expected)
     return values[1], values[0]
 
 

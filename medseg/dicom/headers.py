@@ -38,6 +38,7 @@ from medseg.dicom.selection import LeftOut, select_images, without_duplicates
 from medseg.dicom.syntaxes import SEGMENTATIONS
 from medseg.dicom.values import missing
 
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"
 _SLICE_SUFFIXES = frozenset({".dcm", ".ima", ".dicom", ".dic"})
 
 
@@ -216,8 +217,12 @@ def _is_lost_slice(path: Path, suffixes: set[tuple[Path, str]]) -> bool:
     """True if a file that is not DICOM must be taken for a damaged slice.
 
     That is a file with a slice's suffix, and among slices of its own suffix an empty one or one of
-    zeros.
+    zeros. The companions that macOS leaves beside copied files (AppleDouble) are none.
     """
+    if path.name.startswith("._"):
+        with path.open("rb") as file:
+            if file.read(4) == _APPLE_DOUBLE:
+                return False
     suffix = path.suffix.lower()
     if suffix in _SLICE_SUFFIXES:
         return True

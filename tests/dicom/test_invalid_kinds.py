@@ -242,6 +242,7 @@ for _name, _keyword, _value, _code in (
     ("orientation_not_normal", "ImageOrientationPatient", "2\\0\\0\\0\\1\\0", "E_ORIENTATION"),
     ("orientation_nan", "ImageOrientationPatient", "1\\0\\0\\0\\NaN\\0", "E_BAD_VALUE"),
     ("orientation_text", "ImageOrientationPatient", "a\\b\\c\\d\\e\\f", "E_BAD_VALUE"),
+    ("spacing_huge", "PixelSpacing", "1e300\\1e300", "E_BAD_VALUE"),
     ("spacing_zero", "PixelSpacing", "0\\0", "E_BAD_VALUE"),
     ("spacing_negative", "PixelSpacing", "-0.9\\1.25", "E_BAD_VALUE"),
     ("spacing_nan", "PixelSpacing", "nan\\1.25", "E_BAD_VALUE"),

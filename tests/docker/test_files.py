@@ -200,7 +200,11 @@ def test_jobs_have_no_network_and_few_rights(name):
 @pytest.mark.parametrize("name", ["train", "predict", "tensorboard"])
 def test_the_given_images_and_runs_that_are_only_read_cannot_be_written(name):
     mounts = {mount["target"]: mount for mount in dict(main_services())[name]["volumes"]}
-    written = {"train": {"/project/runs", "/cache"}, "predict": {"/project/output"}, "tensorboard": set()}
+    written = {
+        "train": {"/project/runs", "/cache"},
+        "predict": {"/project/output"},
+        "tensorboard": set(),
+    }
 
     assert {target for target, mount in mounts.items() if not mount.get("read_only")} == written[
         name

@@ -151,3 +151,12 @@ def test_folders_named_after_the_patient_do_not_become_keys(tmp_path, name):
     assert case.key.startswith("series_")
     assert "leak" not in case.key.lower()
     assert "test" not in case.key.lower()
+
+
+def test_companions_of_files_copied_by_macos_are_left_out(tmp_path):
+    save_all(slices(), tmp_path)
+    (tmp_path / "._003.dcm").write_bytes(b"\x00\x05\x16\x07" + bytes(100))
+
+    (case,) = DicomFolder(str(tmp_path)).cases()
+
+    assert case.read_image().spatial_shape == SHAPE
