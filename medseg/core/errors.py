@@ -80,21 +80,6 @@ class TrainingError(MedsegError):
     default_code = "E_TRAINING"
 
 
-class MissingExtraError(MedsegError):
-    """An optional package is needed for what was asked."""
-
-    default_code = "E_MISSING_EXTRA"
-
-
-def missing_extra(feature: str, *, extra: str, package: str) -> MissingExtraError:
-    """Error naming the extra that installs `package`, for raising from an ImportError."""
-    return MissingExtraError(
-        feature,
-        f"the package '{package}' is not installed",
-        f"install it with: pip install 'medseg[{extra}]'",
-    )
-
-
 def raise_all(errors: Sequence[MedsegError], *, where: str, what: str) -> None:
     """Raises one error listing the first of `errors`, the error itself if there is just one.
 
