@@ -36,7 +36,7 @@ class Preparation:
         notice: what must be said about the data; "" if nothing.
         cases: labelled cases by key.
         split: who trains and who validates.
-        fingerprint, plan: of the training cases.
+        fingerprint, plan: of all cases that are not held out, the same in every fold.
         cache: with all training and validation cases prepared.
         device: "cpu" or "cuda".
     """
@@ -90,10 +90,10 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     used = [case for case in cases if not case.is_held_out]
     threads = min(4, os.cpu_count() or 1)
     with counting("reading cases", len(used)) as step:
-        fingerprint = measure(
-            used, labels, training=set(split.train), num_threads=threads, on_progress=step
-        )
-    _check_contents(spec, labels, fingerprint)
+        # Cases that a fold validates count as well, so that all folds have one plan and can be
+        # averaged (as nnU-Net does); held-out cases do not.
+        fingerprint = measure(used, labels, num_threads=threads, on_progress=step)
+    _check_contents(spec, labels, fingerprint, training=set(split.train))
     plan = make_plan(fingerprint, modality=spec.modality, given=given, device=device)
     with open_dict(cfg):
         cfg.plan = {"_target_": cfg.plan._target_, **plan.to_dict()}
@@ -111,7 +111,9 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     )
 
 
-def _check_contents(spec: DatasetSpec, labels: LabelSet, fingerprint: Fingerprint) -> None:
+def _check_contents(
+    spec: DatasetSpec, labels: LabelSet, fingerprint: Fingerprint, *, training: set[str]
+) -> None:
     """Compares what the training cases hold with what the data set is said to hold.
 
     Raises:
@@ -129,7 +131,9 @@ def _check_contents(spec: DatasetSpec, labels: LabelSet, fingerprint: Fingerprin
     absent = [
         label.name
         for label in labels.foreground
-        if not any(case.class_voxels[label.class_id] for case in fingerprint.cases)
+        if not any(
+            case.class_voxels[label.class_id] for case in fingerprint.cases if case.key in training
+        )
     ]
     if len(absent) == len(labels.foreground):
         raise LabelError(

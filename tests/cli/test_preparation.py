@@ -91,3 +91,15 @@ def test_a_spacing_that_no_memory_holds_is_an_error(tmp_path):
     assert caught.value.where == "plan.spacing_mm"
     assert "the largest case has" in caught.value.what
     assert "coarser" in caught.value.remedy
+
+
+def test_all_folds_have_the_same_plan(tmp_path):
+    write_blocks(tmp_path / "blocks", 3)
+
+    first, second = (
+        prepare_data(options(tmp_path, "data.modality=CT", f"fold={fold}")) for fold in (0, 1)
+    )
+
+    assert first.split.train != second.split.train
+    assert first.plan.normalisation[0]["kind"] == "clip_zscore"
+    assert first.plan == second.plan
