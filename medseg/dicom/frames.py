@@ -24,14 +24,20 @@ _MAX_NOT_ORTHOGONAL = 1e-3
 EXACT_KEYS = (
     "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue",
     "DiffusionGradientOrientation",
-    "EchoNumbers", "EchoTime", "InversionTime", "FlipAngle", "ImageType", "ComplexImageComponent",
-    "AcquisitionNumber",
+    "EchoNumbers", "EchoTime", "EffectiveEchoTime", "InversionTime", "InversionTimes", "FlipAngle",
+    "RepetitionTime", "ImageType", "ComplexImageComponent", "NominalPercentageOfCardiacPhase",
+    "NominalPercentageOfRespiratoryPhase", "KVP", "ConvolutionKernel", "AcquisitionNumber",
 )  # fmt: skip
 # Elements that order the frames at one position in time; their values need not repeat between
 # positions.
+# Phases of a heartbeat or breath; unlike clock times, not every slice has one of its own.
+PHASE_KEYS = (
+    "TriggerTime", "NominalCardiacTriggerDelayTime", "NominalRespiratoryTriggerDelayTime",
+    "ImageTriggerDelay", "TemporalPositionTimeOffset",
+)  # fmt: skip
 ORDER_KEYS = (
-    "TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionDateTime", "AcquisitionTime",
-    "ContentTime",
+    *PHASE_KEYS, "FrameReferenceTime", "AcquisitionDateTime", "FrameReferenceDateTime",
+    "AcquisitionTime", "ContentTime", "SeriesTime",
 )  # fmt: skip
 
 
@@ -201,7 +207,7 @@ def _classic_frame(header: Header) -> Frame:
     position = np.array(header.numbers("ImagePositionPatient", 3))
     row, column = orientation_of(header.dataset, where)
     keys: dict[str, Any] = {}
-    for keyword in EXACT_KEYS:
+    for keyword in ("StackID", *EXACT_KEYS):
         keys[keyword] = text_of(header.dataset, keyword, where=where)
     for keyword in ORDER_KEYS:
         keys[keyword] = _order_value(text_of(header.dataset, keyword, where=where))
@@ -345,6 +351,27 @@ def _enhanced_frame(header: Header, number: int, group: Any, shared: Any) -> Fra
     )
 
 
+# Functional group that holds each element under its own name.
+_MACROS = {
+    "TemporalPositionIndex": "FrameContentSequence",
+    "FrameReferenceDateTime": "FrameContentSequence",
+    "TemporalPositionTimeOffset": "TemporalPositionSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
+    "EffectiveEchoTime": "MREchoSequence",
+    "InversionTimes": "MRModifierSequence",
+    "FlipAngle": "MRTimingAndRelatedParametersSequence",
+    "RepetitionTime": "MRTimingAndRelatedParametersSequence",
+    "ComplexImageComponent": "MRImageFrameTypeSequence",
+    "NominalPercentageOfCardiacPhase": "CardiacSynchronizationSequence",
+    "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
+    "NominalPercentageOfRespiratoryPhase": "RespiratorySynchronizationSequence",
+    "NominalRespiratoryTriggerDelayTime": "RespiratorySynchronizationSequence",
+    "KVP": "CTXRayDetailsSequence",
+    "ConvolutionKernel": "CTReconstructionSequence",
+}
+_CONVERTED = "UnassignedPerFrameConvertedAttributesSequence"
+
+
 def _enhanced_keys(macro: Any, where: str) -> dict[str, Any]:
     """What tells frames at one position apart, from the frame's functional groups."""
 
@@ -365,23 +392,22 @@ def _enhanced_keys(macro: Any, where: str) -> dict[str, Any]:
         "PETFrameTypeSequence",
     ):
         frame_type = frame_type or text(sequence, "FrameType")
-    trigger = text("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")
-    return {
+    keys: dict[str, Any] = {
         "StackID": text("FrameContentSequence", "StackID"),
-        "TemporalPositionIndex": text("FrameContentSequence", "TemporalPositionIndex"),
-        "DiffusionBValue": "" if diffusion is None else text_any(diffusion, "DiffusionBValue"),
         "DiffusionGradientOrientation": gradient,
-        "EchoTime": text("MREchoSequence", "EffectiveEchoTime"),
-        "InversionTime": text("MRModifierSequence", "InversionTimes"),
         "ImageType": frame_type,
-        "ComplexImageComponent": text("MRImageFrameTypeSequence", "ComplexImageComponent"),
         "AcquisitionNumber": text("FrameContentSequence", "FrameAcquisitionNumber"),
         "DimensionIndexValues": text("FrameContentSequence", "DimensionIndexValues"),
-        "NominalCardiacTriggerDelayTime": _order_value(trigger),
-        "AcquisitionDateTime": _order_value(
-            text("FrameContentSequence", "FrameAcquisitionDateTime")
-        ),
+        "AcquisitionDateTime": text("FrameContentSequence", "FrameAcquisitionDateTime"),
     }
+    for keyword, sequence in _MACROS.items():
+        keys[keyword] = text(sequence, keyword)
+    # Converted objects keep what has no macro, such as TriggerTime, as it stood in the files.
+    for keyword in (*EXACT_KEYS, *ORDER_KEYS):
+        keys[keyword] = keys.get(keyword) or text(_CONVERTED, keyword)
+    for keyword in ORDER_KEYS:
+        keys[keyword] = _order_value(keys[keyword])
+    return keys
 
 
 def text_any(dataset: Any, keyword: str) -> str:

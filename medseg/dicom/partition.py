@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medseg.core.errors import GeometryError, InputError
-from medseg.dicom.frames import EXACT_KEYS, ORDER_KEYS, Frame
+from medseg.dicom.frames import EXACT_KEYS, ORDER_KEYS, PHASE_KEYS, Frame
 from medseg.dicom.lattice import same_position_mm, sorted_along_normal, tolerance_mm
 
 # Orientation and spacing of frames of one volume agree to these: rounding of decimal strings, no
@@ -27,7 +27,7 @@ _SAME_LOCATION_MM = 0.1
 # Elements by which evenly interleaving volumes are told apart although no position repeats.
 _INTERLEAVING_KEYS = (
     "TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "EchoNumbers",
-    "DiffusionBValue",
+    "DiffusionBValue", "NominalPercentageOfCardiacPhase", "NominalPercentageOfRespiratoryPhase",
 )  # fmt: skip
 
 _NAMES = {
@@ -36,8 +36,15 @@ _NAMES = {
     "AcquisitionNumber": "acquisition",
     "EchoNumbers": "echo",
     "EchoTime": "echo time",
+    "EffectiveEchoTime": "echo time",
     "DiffusionBValue": "b-value",
     "InversionTime": "inversion time",
+    "InversionTimes": "inversion time",
+    "RepetitionTime": "repetition time",
+    "NominalPercentageOfCardiacPhase": "phase",
+    "NominalPercentageOfRespiratoryPhase": "respiratory phase",
+    "KVP": "tube voltage",
+    "ConvolutionKernel": "kernel",
     "DiffusionGradientOrientation": "gradient",
     "FlipAngle": "flip angle",
     "ImageType": "image type",
@@ -45,9 +52,15 @@ _NAMES = {
     "StackID": "stack",
     "TriggerTime": "phase",
     "NominalCardiacTriggerDelayTime": "phase",
+    "NominalRespiratoryTriggerDelayTime": "respiratory phase",
+    "ImageTriggerDelay": "phase",
+    "TemporalPositionTimeOffset": "time",
+    "FrameReferenceTime": "time",
     "AcquisitionDateTime": "time",
+    "FrameReferenceDateTime": "time",
     "AcquisitionTime": "time",
     "ContentTime": "time",
+    "SeriesTime": "time",
     "DimensionIndexValues": "dimension",
 }
 
@@ -239,9 +252,8 @@ def _by_exact_keys(
 def _by_order(columns: list[list[Frame]]) -> tuple[str, list[list[Frame]]] | None:
     """The n-th volume is the n-th in time at every position."""
     for key in ORDER_KEYS:
-        # Slices whose positions were lost have clock times of their own too; a heart's phase they
-        # have not.
-        if len(columns) == 1 and key not in ("TriggerTime", "NominalCardiacTriggerDelayTime"):
+        # Slices whose positions were lost have clock times of their own too; a phase they have not.
+        if len(columns) == 1 and key not in PHASE_KEYS:
             continue
         values = [[frame.keys.get(key) for frame in column] for column in columns]
         if any(value is None for row in values for value in row):

@@ -634,6 +634,25 @@ PHASES: dict[str, Callable[[Dataset, int], None]] = {
     "TriggerTime": lambda ds, n: setattr(ds, "TriggerTime", 30 * n + 2 + (ds.InstanceNumber % 3)),
     "ContentTime": lambda ds, n: setattr(ds, "ContentTime", f"10{20 + n}{ds.InstanceNumber:02d}.5"),
     "AcquisitionTime": lambda ds, n: setattr(ds, "AcquisitionTime", f"10{20 + n}00"),
+    "FrameReferenceTime": lambda ds, n: setattr(ds, "FrameReferenceTime", 15000 + 30000 * n),
+    "SeriesTime": lambda ds, n: setattr(ds, "SeriesTime", f"10{20 + n}00"),
+    "EffectiveEchoTime": lambda ds, n: setattr(ds, "EffectiveEchoTime", 4.6 * (n + 1)),
+    "InversionTimes": lambda ds, n: setattr(ds, "InversionTimes", [100.0 * (n + 1), 2500.0]),
+    "RepetitionTime": lambda ds, n: setattr(ds, "RepetitionTime", 15 * (n + 1)),
+    "ImageTriggerDelay": lambda ds, n: setattr(ds, "ImageTriggerDelay", 40 * (n + 1)),
+    "NominalPercentageOfCardiacPhase": lambda ds, n: setattr(
+        ds, "NominalPercentageOfCardiacPhase", 5.0 * n
+    ),
+    "NominalPercentageOfRespiratoryPhase": lambda ds, n: setattr(
+        ds, "NominalPercentageOfRespiratoryPhase", 10.0 * n
+    ),
+    "DiffusionGradientOrientation": lambda ds, n: setattr(
+        ds, "DiffusionGradientOrientation", [float(n == a) for a in range(3)]
+    ),
+    "KVP": lambda ds, n: setattr(ds, "KVP", 70 + 35 * n),
+    "ConvolutionKernel": lambda ds, n: setattr(
+        ds, "ConvolutionKernel", ("B30f", "B60f", "B70f")[n]
+    ),
 }
 
 
@@ -662,6 +681,93 @@ def test_phases_of_one_series_become_volumes(keyword: str, tmp_path: Path) -> No
         added = 100.0 * means.index(round(float(volume.array.mean())))
         check(volume, added=added)
         assert any("of 3" in note for note in volume.notes)
+
+
+def test_stacks_of_single_frame_files_become_volumes(tmp_path: Path) -> None:
+    upper, lower = slices(), slices(row=(0.6, 0.8, 0.0), column=(-0.8, 0.6, 0.0))
+    for n, stack in enumerate((upper, lower)):
+        for ds in stack:
+            ds.SeriesInstanceUID = upper[0].SeriesInstanceUID
+            ds.StudyInstanceUID = upper[0].StudyInstanceUID
+            ds.FrameOfReferenceUID = upper[0].FrameOfReferenceUID
+            ds.StackID = str(n + 1)
+    save_all([*upper, *lower], tmp_path)
+
+    volumes = read_dicom_volumes(tmp_path)
+
+    assert sorted(volume.notes[0] for volume in volumes) == ["stack 1 of 2", "stack 2 of 2"]
+    for volume in volumes:
+        check(volume)
+
+
+def _item(**values: object) -> Sequence:
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return Sequence([item])
+
+
+ENHANCED_PHASES: dict[str, Callable[[Dataset, int], None]] = {
+    "NominalPercentageOfCardiacPhase": lambda group, n: setattr(
+        group, "CardiacSynchronizationSequence", _item(NominalPercentageOfCardiacPhase=5.0 * n)
+    ),
+    "NominalCardiacTriggerDelayTime": lambda group, n: setattr(
+        group, "CardiacSynchronizationSequence", _item(NominalCardiacTriggerDelayTime=40.0 * n)
+    ),
+    "NominalPercentageOfRespiratoryPhase": lambda group, n: setattr(
+        group,
+        "RespiratorySynchronizationSequence",
+        _item(NominalPercentageOfRespiratoryPhase=10.0 * n),
+    ),
+    "EffectiveEchoTime": lambda group, n: setattr(
+        group, "MREchoSequence", _item(EffectiveEchoTime=4.6 * (n + 1))
+    ),
+    "InversionTimes": lambda group, n: setattr(
+        group, "MRModifierSequence", _item(InversionTimes=[100.0 * (n + 1)])
+    ),
+    "FlipAngle": lambda group, n: setattr(
+        group, "MRTimingAndRelatedParametersSequence", _item(FlipAngle=5.0 * (n + 1))
+    ),
+    "DiffusionBValue": lambda group, n: setattr(
+        group, "MRDiffusionSequence", _item(DiffusionBValue=500.0 * n)
+    ),
+    "TemporalPositionTimeOffset": lambda group, n: setattr(
+        group, "TemporalPositionSequence", _item(TemporalPositionTimeOffset=30.0 * n)
+    ),
+    "FrameReferenceDateTime": lambda group, n: setattr(
+        group.FrameContentSequence[0], "FrameReferenceDateTime", f"20240229{1015 + n}00"
+    ),
+    "ConvolutionKernel": lambda group, n: setattr(
+        group, "CTReconstructionSequence", _item(ConvolutionKernel=f"B{3 + n}0f")
+    ),
+    "converted TriggerTime": lambda group, n: setattr(
+        group, "UnassignedPerFrameConvertedAttributesSequence", _item(TriggerTime=40 * n)
+    ),
+    "converted TemporalPositionIdentifier": lambda group, n: setattr(
+        group,
+        "UnassignedPerFrameConvertedAttributesSequence",
+        _item(TemporalPositionIdentifier=n + 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ENHANCED_PHASES))
+def test_functional_groups_tell_phases_of_an_enhanced_object_apart(
+    name: str, tmp_path: Path
+) -> None:
+    def edit(ds: Dataset) -> None:
+        for n, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+            del group.FrameContentSequence[0].TemporalPositionIndex
+            del group.FrameContentSequence[0].DimensionIndexValues
+            ENHANCED_PHASES[name](group, n // SHAPE[2])
+
+    save(cases.enhanced(times=3, edit=edit), tmp_path / "one.dcm")
+
+    volumes = read_dicom_volumes(tmp_path)
+
+    assert len(volumes) == 3
+    for n, volume in enumerate(volumes):
+        check(volume, added=100.0 * n)
 
 
 def test_phases_that_interleave_evenly_are_told_apart(tmp_path: Path) -> None:
