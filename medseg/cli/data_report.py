@@ -13,7 +13,9 @@ from medseg.core.protocols import Source
 from medseg.data.check import check_source
 from medseg.dicom.headers import DicomIndex, index_folder
 from medseg.sources.dicom_files import may_be_dicom
+from medseg.sources.dicom_folder import DicomFolder
 from medseg.sources.dicom_labels import find_references
+from medseg.sources.folder import Folder
 from medseg.sources.image_files import find_files
 
 _MOST_LISTED = 30
@@ -34,10 +36,23 @@ def source_findings(source: Source, folder: Path, *, labels: LabelSet | None) ->
         findings = [finding_of(error)]
     if folder.exists() and _holds_dicom(folder):
         try:
-            findings += _dicom_findings(index_folder(folder))
+            index = _index(source, folder)
+            # What all series were refused for is told below, series by series.
+            findings = [f for f in findings if not _repeats(f, index)] + _dicom_findings(index)
         except InputError as error:
             findings.append(finding_of(error))
     return findings
+
+
+def _index(source: Source, folder: Path) -> DicomIndex:
+    """The folder's DICOM volumes under the rules of the source, where it has rules for them."""
+    if isinstance(source, DicomFolder | Folder):
+        return index_folder(folder, on_gap=source.on_gap, trust_positions=source.trust_positions)
+    return index_folder(folder)
+
+
+def _repeats(finding: Finding, index: DicomIndex) -> bool:
+    return bool(index.refused) and all(error.what in finding.text for error in index.refused)
 
 
 def _case_findings(source: Source, labels: LabelSet | None) -> list[Finding]:

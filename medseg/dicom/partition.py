@@ -117,15 +117,7 @@ def check_uniform(frames: Sequence[Frame], *, where: str, trust_positions: bool 
 
     references = {header.text("FrameOfReferenceUID") for header in headers}
     if len(references) > 1 and not trust_positions:
-        raise GeometryError(
-            where,
-            f"holds images of {len(references)} frames of reference, whose positions cannot be "
-            "compared",
-            "separate them into series of their own; set trust_positions=true only if an "
-            "anonymiser is known "
-            "to have renumbered them",
-            code="E_MIXED_FRAME_OF_REFERENCE",
-        )
+        raise _no_common_frame(where, len(references), len(headers))
     same(
         [(header.integer("Columns"), header.integer("Rows")) for header in headers],
         "E_MIXED_MATRIX",
@@ -174,6 +166,25 @@ def check_uniform(frames: Sequence[Frame], *, where: str, trust_positions: bool 
                 "separate them into series of their own",
                 code="E_MIXED_SPACING",
             )
+
+
+def _no_common_frame(where: str, references: int, images: int) -> InputError:
+    if references == images:
+        what = (
+            f"gives each of its {images} images a frame of reference of its own, as some "
+            "anonymisers do, so nothing says that their positions can be compared"
+        )
+    else:
+        what = (
+            f"holds images of {references} frames of reference, whose positions cannot be compared"
+        )
+    return GeometryError(
+        where,
+        what,
+        "separate them into series of their own; set trust_positions=true only if they are known "
+        "to come from one scan whose anonymiser has renumbered them",
+        code="E_MIXED_FRAME_OF_REFERENCE",
+    )
 
 
 def _phases(frames: list[Frame], where: str) -> list[Part]:

@@ -43,6 +43,9 @@ class Folder:
             `a`.
         allow_unknown_orientation: read files without orientation as if their axes were R, A, S.
         max_bytes: largest decoded image in bytes.
+        on_gap: "refuse" DICOM series with missing slices, or "resample" to interpolate them.
+        trust_positions: take DICOM positions as comparable although FrameOfReferenceUID differs
+            within a series; for data whose anonymiser is known to have renumbered it.
     """
 
     def __init__(
@@ -53,12 +56,16 @@ class Folder:
         num_channels: int | None = None,
         allow_unknown_orientation: bool = False,
         max_bytes: int = MAX_BYTES,
+        on_gap: str = "refuse",
+        trust_positions: bool = False,
     ) -> None:
         self.folder = folder
         self.layout = layout
         self.num_channels = num_channels
         self.allow_unknown_orientation = allow_unknown_orientation
         self.max_bytes = max_bytes
+        self.on_gap = on_gap
+        self.trust_positions = trust_positions
         self._is_for_training = False
         self._labels: LabelSet | SegmentationKind | None = None
         self._dicom: DicomFolder | None = None
@@ -106,7 +113,10 @@ class Folder:
             from medseg.sources.dicom_folder import DicomFolder
 
             if self._dicom is None:
-                self._dicom = DicomFolder(name)  # kept, since it looks at every file once
+                # Kept, since it looks at every file once.
+                self._dicom = DicomFolder(
+                    name, on_gap=self.on_gap, trust_positions=self.trust_positions
+                )
             return self._dicom.labelled_by(self._labels) if self._is_for_training else self._dicom
         if layout == "decathlon":
             return Decathlon(name, allow_unknown_orientation=unknown, max_bytes=limit)

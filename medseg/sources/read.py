@@ -19,7 +19,13 @@ _log = logging.getLogger(__name__)
 
 
 def read_volumes(
-    path: str | Path, *, allow_unknown_orientation: bool = False, max_bytes: int = MAX_BYTES
+    path: str | Path,
+    *,
+    allow_unknown_orientation: bool = False,
+    max_bytes: int = MAX_BYTES,
+    on_gap: str = "refuse",
+    on_tilt: str = "resample",
+    trust_positions: bool = False,
 ) -> list[Volume]:
     """Every volume in a file or below a folder: NIfTI, NRRD, MetaImage, pictures and DICOM.
 
@@ -30,6 +36,11 @@ def read_volumes(
         path: file, folder, ZIP archive or DICOMDIR.
         allow_unknown_orientation: read files without orientation as if their axes were R, A, S.
         max_bytes: largest decoded image in bytes.
+        on_gap: "refuse" a DICOM series with missing slices, or "resample" to interpolate them.
+        on_tilt: "resample" leaning DICOM stacks (gantry tilt) onto an orthogonal grid, "keep" or
+            "refuse" them.
+        trust_positions: take DICOM positions as comparable although FrameOfReferenceUID differs
+            within a series.
 
     Returns:
         Volumes of shape (C, I, J, K), at least one.
@@ -59,7 +70,11 @@ def read_volumes(
             refused.append(error)
     if has_dicom:
         try:
-            volumes.extend(_read_dicom(found))
+            from medseg.dicom.volumes import read_dicom_volumes
+
+            volumes += read_dicom_volumes(
+                found, on_gap=on_gap, on_tilt=on_tilt, trust_positions=trust_positions
+            )
         except InputError as error:
             refused.append(error)
     if not volumes:
@@ -80,9 +95,3 @@ def _is_unnamed_nifti(path: Path) -> bool:
             return looks_like_nifti(stream.read_up_to(348))
     except InputError:
         return False
-
-
-def _read_dicom(path: Path) -> list[Volume]:
-    from medseg.dicom.volumes import read_dicom_volumes
-
-    return read_dicom_volumes(path)

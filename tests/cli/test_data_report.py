@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dicom_objects
 import numpy as np
+import pydicom
 
 from medseg.cli.data_report import source_findings
 from medseg.cli.findings import Severity
@@ -76,6 +77,35 @@ def test_dicom_files_that_are_named_img_are_no_halves_of_a_pair(tmp_path):
 
     assert [f for f in findings if f.severity is Severity.PROBLEM] == []
     assert any("5 files" in finding.text for finding in findings)
+
+
+def renumbered(folder):
+    """Two series whose anonymiser gave each image a frame of reference of its own."""
+    for key in ("a", "b"):
+        series(folder, key)
+        for path in (folder / key).iterdir():
+            ds = pydicom.dcmread(path)
+            ds.FrameOfReferenceUID = pydicom.uid.generate_uid()
+            ds.save_as(path)
+
+
+def test_renumbered_frames_of_reference_are_told_once_per_series_with_the_option(tmp_path):
+    renumbered(tmp_path)
+
+    findings = findings_of(tmp_path)
+
+    assert [f.subject for f in findings] == ["a (CT series)", "b (CT series)"]
+    assert all("a frame of reference of its own" in f.text for f in findings)
+    assert all("set trust_positions=true" in f.text for f in findings)
+
+
+def test_trusted_positions_are_trusted_in_the_list_of_series_too(tmp_path):
+    renumbered(tmp_path)
+
+    findings = source_findings(Folder(str(tmp_path), trust_positions=True), tmp_path, labels=None)
+
+    assert [f for f in findings if f.severity is Severity.PROBLEM] == []
+    assert {"a", "b"} <= {f.subject for f in findings}
 
 
 def test_a_fault_that_refuses_several_series_is_told_once(tmp_path):

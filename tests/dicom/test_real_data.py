@@ -163,7 +163,7 @@ def test_brain_series_become_cases(name: str, keys: list[str], real_data: RealDa
 
 def test_heart_phases_are_separated_once_positions_are_trusted(real_data: RealData) -> None:
     folder = real_data("cardiac_sunnybrook") / "dicoms" / "SCD0000101"
-    with pytest.raises(InputError, match="frames of reference") as caught:
+    with pytest.raises(InputError, match="a frame of reference of its own") as caught:
         read_dicom_volumes(folder)
     assert caught.value.code == "E_MIXED_FRAME_OF_REFERENCE"
 

@@ -3,12 +3,14 @@
 import gzip
 import logging
 
+import dicom_cases
 import image_folders
 import nibabel as nib
 import numpy as np
 import phantoms
 import pytest
 from PIL import Image
+from pydicom.uid import generate_uid
 
 from medseg.core.errors import InputError
 from medseg.sources.read import read_volumes
@@ -106,3 +108,25 @@ def test_real_folders_give_all_their_volumes(real_data):
     assert len(read_volumes(real_data("spine_mr_sct"))) == 6
     (crop,) = read_volumes(real_data("brain_mr_dicom") / "Study1" / "13_HCropVolume")
     assert crop.array.shape[0] == 1
+
+
+def test_remedies_for_dicom_series_are_options(tmp_path):
+    datasets = dicom_cases.slices()
+    for dataset in datasets:
+        dataset.FrameOfReferenceUID = generate_uid()
+    dicom_cases.save_all([*datasets[:5], *datasets[6:]], tmp_path)
+
+    for options, code, wanted in (
+        ({}, "E_MIXED_FRAME_OF_REFERENCE", "trust_positions=true"),
+        ({"trust_positions": True}, "E_SLICE_GAP", "on_gap=resample"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read_volumes(tmp_path, **options)
+        assert caught.value.code == code
+        assert wanted in caught.value.remedy
+
+    (volume,) = read_volumes(tmp_path, trust_positions=True, on_gap="resample")
+
+    assert volume.spatial_shape == dicom_cases.SHAPE
+    assert any("positions were trusted" in note for note in volume.notes)
+    assert any("1 missing slices interpolated" in note for note in volume.notes)
