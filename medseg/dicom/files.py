@@ -1,4 +1,4 @@
-"""Which files to look at: a file, a folder and all below it, a ZIP archive, or the folder of a
+"""Which files to look at: a file, a folder and all below it, ZIP archives, or the folder of a
 DICOMDIR.
 
 Only regular files, by lstat: no link is followed and nothing that could block (a FIFO, a device) is
@@ -10,19 +10,12 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medseg.core.errors import InputError
-
-# Of a ZIP archive: bytes once unpacked, and how many times its packed size (deflate of images
-# reaches about 10).
-_MAX_UNPACKED = 64 << 30
-_MAX_RATIO = 100
-_RATIO_FREE = 1 << 24
-_MAX_MEMBERS = 200_000
+from medseg.dicom.archives import is_archive, unpack
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +27,7 @@ class Files:
         paths: regular files, sorted.
         names: what messages call files that were unpacked from an archive.
         skipped: path and reason.
+        refused: archives among the files that are broken or hostile.
         unpacked: keeps the temporary folder of an archive alive; it goes when the last holder goes.
     """
 
@@ -41,6 +35,7 @@ class Files:
     paths: tuple[Path, ...]
     names: dict[Path, str] = field(default_factory=dict)
     skipped: tuple[tuple[Path, str], ...] = ()
+    refused: tuple[InputError, ...] = ()
     unpacked: tempfile.TemporaryDirectory[str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -49,7 +44,7 @@ class Files:
 
 
 def find_files(path: Path) -> Files:
-    """All regular files at or below `path`.
+    """All regular files at or below `path`, and the members of ZIP archives among them.
 
     Raises:
         InputError: there is nothing, or the archive is hostile or broken.
@@ -68,8 +63,17 @@ def find_files(path: Path) -> Files:
         )
     if path.name.upper() == "DICOMDIR":
         return _walk(path.resolve().parent)
-    if zipfile.is_zipfile(path):
-        return _unpack(path)
+    if is_archive(path):
+        found = unpack([path])
+        if found.refused:
+            raise found.refused[0]
+        return Files(
+            Path(found.holder.name),
+            tuple(sorted(found.names)),
+            found.names,
+            tuple(found.skipped),
+            unpacked=found.holder,
+        )
     return Files(path.parent, (path,))
 
 
@@ -103,78 +107,16 @@ def _walk(root: Path) -> Files:
                     else "no regular file"
                 )
                 skipped.append((path, f"is {kind}"))
-    return Files(root, tuple(sorted(paths)), skipped=tuple(skipped))
-
-
-def _unpack(archive: Path) -> Files:
-    """Members copied to a temporary folder under numbers: no member's name becomes a path."""
-    packed_size = archive.stat().st_size
-    limit = min(_MAX_UNPACKED, _MAX_RATIO * packed_size + _RATIO_FREE)
-    holder = tempfile.TemporaryDirectory(prefix="medseg-", ignore_cleanup_errors=True)
-    root = Path(holder.name)
-    names: dict[Path, str] = {}
-    skipped: list[tuple[Path, str]] = []
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members = opened.infolist()
-            if len(members) > _MAX_MEMBERS:
-                raise _hostile(archive, f"holds {len(members)} members, more than {_MAX_MEMBERS}")
-            for member in members:
-                _check_member(archive, member)
-            if sum(member.file_size for member in members) > limit:
-                raise _hostile(archive, f"unpacks to more than {limit >> 20} MiB")
-            left = limit
-            folders: dict[str, Path] = {}
-            for n, member in enumerate(members):
-                if member.is_dir():
-                    continue
-                if stat.S_ISLNK(member.external_attr >> 16):
-                    skipped.append((archive / member.filename, "is a link in an archive"))
-                    continue
-                parent = str(Path(member.filename).parent)
-                folder = folders.setdefault(parent, root / f"{len(folders):04d}")
-                folder.mkdir(exist_ok=True)
-                target = folder / f"{n:06d}{_safe_suffix(member.filename)}"
-                left -= _copy_member(opened, member, target, left, archive)
-                names[target] = f"{archive}/{member.filename}"
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # zipfile raises many types on broken archives
-        raise InputError(
-            archive,
-            f"is a ZIP archive that cannot be read ({type(error).__name__})",
-            "pack it again without a password",
-            code="E_ARCHIVE",
-        ) from None
-    return Files(root, tuple(sorted(names)), names, tuple(skipped), holder)
-
-
-def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:
-    parts = member.filename.replace("\\", "/").split("/")
-    if member.filename.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-        raise _hostile(archive, "has a member whose name points outside the archive")
-
-
-def _safe_suffix(name: str) -> str:
-    suffix = Path(name).suffix.lower()
-    return suffix if suffix[1:].isalnum() and len(suffix) <= 8 else ""
-
-
-def _copy_member(
-    opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, left: int, archive: Path
-) -> int:
-    """Copies at most `left` bytes, whatever the member's header says; returns the bytes copied."""
-    copied = 0
-    with opened.open(member) as source, target.open("wb") as sink:
-        while chunk := source.read(1 << 20):
-            copied += len(chunk)
-            if copied > left:
-                raise _hostile(archive, "unpacks to more than it declares")
-            sink.write(chunk)
-    return copied
-
-
-def _hostile(archive: Path, what: str) -> InputError:
-    return InputError(
-        archive, what, "the archive is corrupt or hostile; pack it again", code="E_ARCHIVE"
+    paths.sort()
+    archives = [path for path in paths if is_archive(path)]
+    if not archives:
+        return Files(root, tuple(paths), skipped=tuple(skipped))
+    unpacked = unpack(archives)
+    return Files(
+        root,
+        (*sorted(set(paths) - set(archives)), *sorted(unpacked.names)),
+        unpacked.names,
+        (*skipped, *unpacked.skipped),
+        tuple(unpacked.refused),
+        unpacked.holder,
     )

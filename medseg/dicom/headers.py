@@ -50,7 +50,8 @@ class FoundVolume:
         series: files (and frames) in the order of k.
         lattice: its frames and grid as acquired.
         name: what sets it apart within its series, such as "phase 3 of 20"; "" if nothing does.
-        folder: deepest folder that holds all its files.
+        folder: deepest folder that holds all its files; of an archive's members, the archive and
+            the folder in it.
         patient: hash of the PatientID, the same for all volumes of a patient; "" if there is none.
         identifying_words: words of the patient's name and identifiers, in lower case; for
             keeping them out of names, never to be shown.
@@ -118,7 +119,7 @@ def index_folder(
     images, others = select_images(headers)
     left_out += others
     groups: dict[str, list[Header]] = {}
-    refused: list[InputError] = []
+    refused: list[InputError] = list(files.refused)
     for header in images:
         uid = header.text("SeriesInstanceUID")
         if uid:
@@ -255,7 +256,7 @@ def _refuse_broken(members: list[Header], broken: dict[Path, InputError]) -> Non
 
 
 def _check_patient(members: list[Header], crossed: set[str]) -> None:
-    where = _label([header.path.parent for header in members], members[0].text("Modality"))
+    where = _label([Path(header.name).parent for header in members], members[0].text("Modality"))
     identifiers = {header.text("PatientID") for header in members}
     names = {re.sub(r"[\W_]+", "", header.text("PatientName")).casefold() for header in members}
     studies = {header.text("StudyInstanceUID") for header in members}
@@ -278,7 +279,7 @@ def _check_patient(members: list[Header], crossed: set[str]) -> None:
 def _series_volumes(
     members: list[Header], *, allow_gaps: bool, trust_positions: bool
 ) -> tuple[list[FoundVolume], list[LeftOut]]:
-    where = _label([header.path.parent for header in members], members[0].text("Modality"))
+    where = _label([Path(header.name).parent for header in members], members[0].text("Modality"))
     members, left_out = without_duplicates(members, where)
     scouts = [header for header in members if is_localizer(header)]
     left_out += [LeftOut(header.path, "is a localizer") for header in scouts]
@@ -319,6 +320,7 @@ def _found(lattice: Lattice, name: str) -> FoundVolume:
         header.integer("NumberOfFrames", 1) > 1
     )
     paths = [frame.header.path for frame in lattice.frames]
+    named = [Path(frame.header.name) for frame in lattice.frames]
     series = SeriesRef(
         study_uid=header.text("StudyInstanceUID"),
         series_uid=header.text("SeriesInstanceUID"),
@@ -330,7 +332,7 @@ def _found(lattice: Lattice, name: str) -> FoundVolume:
     identifier = header.text("PatientID")
     patient = hashlib.sha256(identifier.encode()).hexdigest()[:12] if identifier else ""
     return FoundVolume(
-        series, lattice, name, _common_folder(paths), patient, _identifying_words(header)
+        series, lattice, name, _common_folder(named), patient, _identifying_words(header)
     )
 
 

@@ -276,6 +276,7 @@ def _folder_key(found: FoundVolume, index: DicomIndex) -> str:
         return _safe(name)
     folder = found.folder
     parts = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
+    parts = tuple(re.sub(r"\.zip$", "", part, flags=re.IGNORECASE) for part in parts)
     return _safe("_".join(parts)) if parts else _safe(root.resolve().name)
 
 
