@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.encaps import encapsulate, generate_frames, get_frame
+from pydicom.encaps import generate_frames, get_frame
 from pydicom.pixels import apply_color_lut, get_decoder
 
 from medseg.core.errors import InputError
+from medseg.dicom.codec_pool import decode_in_child
 from medseg.dicom.codestream import check_codestream
 from medseg.dicom.parse import DOUBLE_PIXELS, FLOAT_PIXELS, Header, open_pixels
 from medseg.dicom.syntaxes import ACCEPTED, NATIVE
@@ -280,35 +281,39 @@ def _frame_codes(
 
 
 def _decode(data: bytes, header: Header, form: PixelFormat) -> NDArray[Any]:
-    """One frame through pydicom's decoders (pylibjpeg, pyjpegls for compressed ones), colours as
-    RGB.
-    """
-    decoder: Any = get_decoder(header.transfer_syntax)
-    is_native = header.transfer_syntax in NATIVE
-    try:
-        array, _ = decoder.as_array(
-            data if is_native else encapsulate([data], has_bot=False),
-            index=0,
-            raw=form.samples == 1,
-            rows=form.rows,
-            columns=form.columns,
-            samples_per_pixel=form.samples,
-            number_of_frames=1,
-            bits_allocated=form.bits_allocated,
-            bits_stored=form.bits_stored,
-            photometric_interpretation=form.photometric,
-            pixel_representation=int(form.is_signed),
-            planar_configuration=int(form.is_planar),
-            pixel_keyword="PixelData",
-        )
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except (
-        BaseException
-    ) as error:  # each codec has errors of its own; one in Rust leaves Exception aside
-        raise _broken(header.name, f"cannot be decoded ({type(error).__name__})") from None
+    """One frame, colours as RGB; compressed ones are decoded in a child process."""
+    options = {
+        "rows": form.rows,
+        "columns": form.columns,
+        "samples_per_pixel": form.samples,
+        "bits_allocated": form.bits_allocated,
+        "bits_stored": form.bits_stored,
+        "photometric_interpretation": form.photometric,
+        "pixel_representation": int(form.is_signed),
+        "planar_configuration": int(form.is_planar),
+    }
+    syntax = header.transfer_syntax
+    if syntax in NATIVE:
+        array = _native_colours(data, syntax, options, header.name)
+    else:
+        decoded = decode_in_child(data, syntax, options, where=header.name)
+        if isinstance(decoded, str):
+            raise _broken(header.name, f"cannot be decoded ({decoded})")
+        array = decoded
     if array.shape != _shape(form):
         raise _broken(header.name, f"decodes to {array.shape}, the header says {_shape(form)}")
+    return array
+
+
+def _native_colours(data: bytes, syntax: str, options: dict[str, Any], where: str) -> NDArray[Any]:
+    """One uncompressed frame in colour as RGB, shape (rows, columns, 3)."""
+    decoder: Any = get_decoder(syntax)
+    try:
+        array, _ = decoder.as_array(
+            data, index=0, raw=False, number_of_frames=1, pixel_keyword="PixelData", **options
+        )
+    except Exception as error:
+        raise _broken(where, f"cannot be decoded ({type(error).__name__})") from None
     return np.ascontiguousarray(array)
 
 

@@ -21,8 +21,10 @@ from pydicom.pixels import iter_pixels
 from medseg.core.errors import InputError
 from medseg.core.geometry import LPS_TO_RAS
 from medseg.core.labels import CodedConcept
+from medseg.dicom.codec_pool import decode_in_child
 from medseg.dicom.frames import orientation_of, spacing_of, thickness_of
 from medseg.dicom.parse import quiet
+from medseg.dicom.syntaxes import ENCAPSULATED
 from medseg.dicom.values import missing, number_of, numbers_of, text_of
 
 SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -132,8 +134,33 @@ class SegFile:
                     else zlib.decompressobj(-zlib.MAX_WBITS).decompress(code, num_bytes)
                 )
                 yield _bits(packed, 0, rows=rows, columns=columns)
+        elif syntax in ENCAPSULATED:
+            for code in generate_frames(dataset.PixelData, number_of_frames=len(self.frames)):
+                yield self._decoded(code, syntax)
         else:
             yield from iter_pixels(dataset)
+
+    def _decoded(self, code: bytes, syntax: str) -> NDArray[Any]:
+        columns, rows = self.shape
+        form = {
+            "rows": rows,
+            "columns": columns,
+            "samples_per_pixel": 1,
+            "bits_allocated": int(self.dataset.BitsAllocated),
+            "bits_stored": int(self.dataset.BitsStored),
+            "photometric_interpretation": str(self.dataset.PhotometricInterpretation),
+            "pixel_representation": 0,
+        }
+        plane = decode_in_child(code, syntax, form, where=str(self.path))
+        if isinstance(plane, str) or plane.shape != (rows, columns):
+            why = plane if isinstance(plane, str) else f"shape {plane.shape}"
+            raise InputError(
+                self.path,
+                f"has pixel data that cannot be decoded ({why})",
+                "export the segmentation again",
+                code="E_PIXELS",
+            )
+        return plane
 
 
 def read_seg_file(path: str | Path) -> SegFile:
