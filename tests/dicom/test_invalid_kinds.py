@@ -492,6 +492,29 @@ def length_bomb(folder: Path) -> None:
         path.write_bytes(whole[:start] + bomb + whole[start:])
 
 
+def meta_element(folder: Path, element: bytes) -> None:
+    """Puts an element into the meta information of every file, its group length left as it was."""
+    with_edit(folder, lambda ds, k: None)
+    for path in folder.iterdir():
+        whole = path.read_bytes()
+        path.write_bytes(whole[:144] + element + whole[144:])
+
+
+@refused("E_HEADER")
+def meta_information_with_a_length_bomb(folder: Path) -> None:
+    meta_element(folder, b"\x02\x00\x02\x01OB\0\0" + struct.pack("<L", 0xFFFFFFF0))
+
+
+@refused("E_HEADER")
+def meta_information_with_an_open_sequence(folder: Path) -> None:
+    meta_element(folder, b"\x02\x00\x02\x01SQ\0\0" + struct.pack("<L", 0xFFFFFFFF))
+
+
+@refused("E_HEADER")
+def meta_information_with_an_unknown_type_and_a_long_value(folder: Path) -> None:
+    meta_element(folder, b"\x02\x00\x02\x01\0\xff" + struct.pack("<H", 0xFFFF))
+
+
 # --- multi-frame ----------------------------------------------------------------------------------
 
 

@@ -464,6 +464,15 @@ def enhanced_compressed(folder: Path) -> None:
 
 
 @one_volume
+def meta_information_with_odd_types(folder: Path) -> None:
+    # Value representations that the group may not have; a reader must not trust their lengths.
+    odd = b"\x02\x00\x02\x01ZZ\x02\0ab" + b"\x02\x00\x03\x01UN\0\0\x02\0\0\0ab"
+    for path in save_all(slices(), folder):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:144] + odd + whole[144:])
+
+
+@one_volume
 def zip_archive(folder: Path) -> None:
     (folder.parent / "plain").mkdir()
     paths = save_all(slices(), folder.parent / "plain")
