@@ -13,6 +13,9 @@ from medseg.core.errors import InputError
 from medseg.dicom.syntaxes import JPEG_2000, RLE
 
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+# By the first byte of a run: bytes it takes and bytes it stands for (literal, nothing, repeated).
+_RUN_STEP = (*range(2, 130), 1, *[2] * 127)
+_RUN_LENGTH = (*range(1, 129), 0, *range(128, 1, -1))
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
@@ -144,20 +147,22 @@ def _check_rle(code: bytes, form: _Expected, where: str) -> None:
 
 def _unpacked_length(segment: bytes, wanted: int) -> int:
     """Bytes that a segment unpacks to; stops once there are too many (PS3.5 annex G.3)."""
-    position, length, end = 0, 0, len(segment)
-    while position < end - 1 and length <= wanted:
-        if length == wanted and not segment[position:].strip(b"\0"):
-            break
-        head = segment[position]
-        if head < 128:
-            position += head + 2
-            length += head + 1 - max(0, position - end)
-        elif head > 128:
-            position += 2
-            length += 257 - head
-        else:
-            position += 1
+    position, length = _unpacked(segment, 0, wanted)
+    # Runs of nothing, then zeros up to an even length, may follow.
+    if length == wanted and segment[position:].lstrip(b"\x80").strip(b"\0"):
+        length += _unpacked(segment, position, 1)[1]
     return length
+
+
+def _unpacked(segment: bytes, position: int, wanted: int) -> tuple[int, int]:
+    """Where the run ends with which `wanted` bytes are reached, and the bytes so far."""
+    length, end = 0, len(segment)
+    last = end - 1
+    while position < last and length < wanted:
+        head = segment[position]
+        position += _RUN_STEP[head]
+        length += _RUN_LENGTH[head]
+    return position, length - max(0, position - end)
 
 
 def _broken(where: str, what: str) -> InputError:

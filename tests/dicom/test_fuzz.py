@@ -103,27 +103,31 @@ def _outcome(path: Path) -> str:
     return "read"
 
 
-def run(tmp_path: Path, count: int, *, seed: int) -> dict[str, int]:
-    """Reads `count` mutants; returns how many were read and how many refused, by code."""
+def run(
+    tmp_path: Path, count: int, *, seed: int, clock: Callable[[], float] = time.monotonic
+) -> dict[str, int]:
+    """Reads `count` mutants; returns how many were read and how many refused, by code.
+
+    The clock is what may not pass 5 s: `time.process_time` where other work fills the machine.
+    """
     rng = np.random.default_rng(seed)
     originals = seeds()
     outcomes: dict[str, int] = {}
     path = tmp_path / "mutant.dcm"
+    for whole in originals:  # starts the decoding child
+        path.write_bytes(whole)
+        read_dicom_volumes(path)
     for n in range(count):
         path.write_bytes(mutate(originals[n % len(originals)], rng))
-        start = time.monotonic()
+        start = clock()
         try:
             outcome = _outcome(path)
-            if time.monotonic() - start >= _MAX_SECONDS:
-                # The machine may have been busy with something else, a new child above all.
-                start = time.monotonic()
-                outcome = _outcome(path)
         except Exception:
             kept = os.environ.get("MEDSEG_FUZZ_KEEP")
             if kept:
                 (Path(kept) / f"mutant_{seed}_{n}.dcm").write_bytes(path.read_bytes())
             raise
-        assert time.monotonic() - start < _MAX_SECONDS, f"mutant {n} of seed {seed}"
+        assert clock() - start < _MAX_SECONDS, f"mutant {n} of seed {seed}"
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
     return outcomes
 
