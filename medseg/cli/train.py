@@ -30,6 +30,7 @@ from medseg.data.loader import training_loader, validation_loader
 from medseg.inference.cases import predict_cases
 from medseg.inference.precision import best_precision
 from medseg.inference.predictor import NetworkPredictor, mirror_axes_in_network
+from medseg.models.layout import in_fast_layout
 from medseg.reports.evaluation import score_cases
 from medseg.reports.score_tables import scores_table, write_scores
 from medseg.training.callbacks import Monitor
@@ -101,7 +102,7 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
     early_stop = any(isinstance(c, pl.callbacks.EarlyStopping) for c in callbacks)
     logger = build(cfg.logger) if cfg.logger else None
     module = TrainingModule(
-        model,
+        in_fast_layout(model, prepared.device),
         task,
         optimizer=build(cfg.optimizer),
         schedule=build(cfg.schedule),

@@ -18,6 +18,7 @@ from medseg.inference.postprocess import Postprocess
 from medseg.inference.precision import autocast, best_device, best_precision
 from medseg.inference.sliding_window import SlidingWindow
 from medseg.inference.upsample import upsample_labels
+from medseg.models.layout import in_fast_layout
 from medseg.transforms.preprocess import preprocess
 from medseg.transforms.restore import turn_back, turned_shape
 
@@ -48,7 +49,8 @@ class NetworkPredictor:
         self.device = device or best_device()
         self.precision = precision or best_precision(self.device)
         self.networks: Sequence[nn.Module] = [
-            network.to(self.device).eval() for network in bundle.build_networks()
+            in_fast_layout(network.to(self.device).eval(), self.device)
+            for network in bundle.build_networks()
         ]
         self.mirror_axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)
 
@@ -85,6 +87,7 @@ class NetworkPredictor:
                     patch_size=tuple(self.bundle.plan.patch_size or ()),
                     out_channels=len(self.bundle.labels),
                     mirror_axes=self.mirror_axes,
+                    stride=free_stride(network),
                 )
                 total = part if total is None else total + part
         assert total is not None
@@ -96,6 +99,14 @@ class NetworkPredictor:
                 code="E_PREDICTION",
             )
         return total / len(self.networks)
+
+
+def free_stride(network: nn.Module) -> tuple[int, ...] | None:
+    """What extents of the network's input must be multiples of; None if they cannot be chosen."""
+    if getattr(network, "full_size", None) is not None:
+        return None  # positions are learnt for one extent
+    stride: tuple[int, ...] | None = getattr(network, "stride", None)
+    return stride
 
 
 def mirror_axes_in_network(plan: Plan, mirror_axes: str) -> tuple[int, ...]:

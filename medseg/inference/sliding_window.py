@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,11 @@ from torch import Tensor
 from medseg.core.errors import ConfigError
 
 Network = Callable[[Tensor], Tensor]
+
+MAX_GROWTH = 1.5
+"""An axis up to so many times longer than the patch is covered by one window: with an overlap of a
+half, two windows would compute as many voxels.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class SlidingWindow:
         patch_size: tuple[int, ...],
         out_channels: int,
         mirror_axes: tuple[int, ...] = (),
+        stride: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Logits of every voxel, float32, shape (out_channels, I, J, K), on the image's device.
 
@@ -59,10 +66,14 @@ class SlidingWindow:
             patch_size: 3 numbers, or 2 for a 2D network.
             out_channels: channels of the logits.
             mirror_axes: axes that test-time mirroring may flip.
+            stride: extents the network takes are multiples of these, and windows may be larger than
+                the patch; None keeps them at the patch size.
         """
         flat = len(patch_size) == 2
-        window = (*patch_size, 1) if flat else patch_size
         shape = tuple(image.shape[1:])
+        if stride is not None:
+            patch_size = grown_window(shape, patch_size, stride)
+        window = (*patch_size, 1) if flat else patch_size
         padded, margin = _pad(image, window)
         importance = gaussian_importance(window, self.sigma).to(image.device)
         total = torch.zeros((out_channels, *padded.shape[1:]), device=image.device)
@@ -87,6 +98,21 @@ class SlidingWindow:
         total /= weight
         inner = tuple(slice(a, a + n) for a, n in zip(margin, shape, strict=True))
         return total[(slice(None), *inner)]
+
+
+def grown_window(
+    shape: tuple[int, ...], patch_size: tuple[int, ...], stride: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The patch, stretched over the whole image along axes that hardly exceed it.
+
+    Two windows with half their voxels in common cost more than one over both, and the network sees
+    less of the surroundings.
+    """
+    window = []
+    for extent, size, step in zip(shape, patch_size, stride, strict=False):
+        whole = math.ceil(extent / step) * step
+        window.append(whole if size < whole <= MAX_GROWTH * size else size)
+    return tuple(window)
 
 
 def window_starts(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import TrainingError
+from medseg.inference.predictor import free_stride
 from medseg.inference.sliding_window import SlidingWindow
 from medseg.tasks.semantic import SemanticTask
 
@@ -124,6 +125,7 @@ class TrainingModule(pl.LightningModule):
             batch["image"],
             patch_size=self.patch_size,
             out_channels=self.task.out_channels,
+            stride=free_stride(self.model),
         )
         prediction = self.task.decode(logits)
         counts = self.task.dice_counts(prediction, batch["target"])

@@ -9,6 +9,7 @@ from medseg.core.errors import ConfigError
 from medseg.inference.sliding_window import (
     SlidingWindow,
     gaussian_importance,
+    grown_window,
     mirror_combinations,
     window_starts,
 )
@@ -167,3 +168,29 @@ def test_numbers_that_cannot_be_are_refused(options, where):
 
     assert caught.value.where == where
     assert caught.value.remedy.startswith("use ")
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((35, 50, 36), (40, 56, 40)),  # each axis up to half longer than the patch: one window
+        ((30, 40, 30), (32, 48, 32)),  # smaller than the patch: padded to it
+        ((60, 50, 36), (32, 56, 40)),  # nearly twice as long along i: several windows there
+    ],
+)
+def test_windows_stretch_over_images_hardly_larger_than_the_patch(shape, window):
+    assert grown_window(shape, (32, 48, 32), (8, 8, 8)) == window
+
+
+def test_a_stretched_window_shows_the_network_the_whole_image_once():
+    seen = []
+
+    def network(patch):
+        seen.append(tuple(patch.shape))
+        return patch
+
+    SlidingWindow().logits(
+        network, torch.zeros(1, 12, 8, 8), patch_size=(8, 8, 8), out_channels=1, stride=(4, 4, 4)
+    )
+
+    assert seen == [(1, 1, 12, 8, 8)]
