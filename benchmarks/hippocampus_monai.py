@@ -1,9 +1,9 @@
-"""Bare MONAI on the hippocampus task, for comparison: DynUNet, AdamW, polynomial decay over the time.
+"""Bare MONAI on the hippocampus task, for comparison: DynUNet and AdamW, decaying over the time.
 
 python benchmarks/hippocampus_monai.py FOLDER --minutes 10 [--split split.yaml]
 
-FOLDER is Task04_Hippocampus. With --split (of a medseg run) it trains on the split's training cases and
-scores the validation cases, else trains on all. What other people would write in an afternoon: no
+FOLDER is Task04_Hippocampus. With --split (split.yaml of a medseg run) it trains on that training part and
+scores its validation cases, else trains on all. What others would write in an afternoon: no
 deep supervision, no moving average, no test-time mirroring.
 """
 

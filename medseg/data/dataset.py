@@ -111,17 +111,13 @@ class BatchDataset(Dataset[dict[str, Any]]):
             sampled = torch.from_numpy(np.ascontiguousarray(cut))
             target = torch.from_numpy(np.ascontiguousarray(cut_labels).astype(np.int64))
         else:
-            axes = [np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in patch_size]
-            offsets = torch.from_numpy(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1))
-            if shift is not None:
-                offsets = offsets + shift
-            turned = offsets.float()
-            if matrix is not None:
-                turned = turned @ torch.from_numpy(matrix.T.astype(np.float32))
             sampled, target = cut_mapped(
                 image,
                 labels,
-                turned + torch.from_numpy(centre.astype(np.float32)),
+                matrix=np.eye(dims) if matrix is None else matrix,
+                centre=centre,
+                patch_size=patch_size,
+                shift=shift,
                 outside_label=self.outside_label,
             )
         return self.augment.intensity(sampled, rng=rng), target

@@ -72,38 +72,57 @@ def cut_straight(
 def cut_mapped(
     image: NDArray[Any],
     labels: NDArray[Any],
-    coordinates: torch.Tensor,
     *,
+    matrix: NDArray[np.floating],
+    centre: NDArray[np.floating],
+    patch_size: tuple[int, ...],
+    shift: torch.Tensor | None = None,
     outside_label: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image and labels sampled at arbitrary index positions, with one interpolation.
+    """Image and labels sampled through an affine map and a displacement, with one interpolation.
+
+    The voxel at offset o from the patch's middle comes from index position
+    centre + matrix (o + shift).
 
     Args:
         image: (C, *S) float32.
         labels: (*S) integers.
-        coordinates: index positions, shape (*P, dims), order of the axes as in the arrays.
+        matrix: (dims, dims), order of the axes as in the arrays.
+        centre: index position of the patch's middle, (dims,).
+        patch_size: voxels per axis, P.
+        shift: displacement in voxels of the patch, shape (*P, dims).
         outside_label: label of positions beyond the image.
 
     Returns:
-        image (C, *P), linear, zero outside; labels (*P), nearest.
+        image (C, *P), linear, zero outside; labels (*P) int64, nearest.
     """
     shape = np.array(image.shape[1:])
-    dims = len(shape)
-    flat = coordinates.reshape(-1, dims)
-    low = np.clip(np.floor(flat.amin(0).numpy()).astype(int) - 1, 0, shape - 1)
-    high = np.clip(np.ceil(flat.amax(0).numpy()).astype(int) + 2, low + 1, shape)
+    extent = np.array(patch_size)
+    furthest = 0.0 if shift is None else shift.abs().amax(tuple(range(shift.ndim - 1))).numpy()
+    reach = np.abs(matrix) @ ((extent - 1) / 2 + furthest)
+    low = np.clip(np.floor(centre - reach).astype(int) - 1, 0, shape - 1)
+    high = np.clip(np.ceil(centre + reach).astype(int) + 2, low + 1, shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     part = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *box)]))[None]
-    part_labels = torch.from_numpy(np.ascontiguousarray(labels[box]).astype(np.int16))
-    size = torch.from_numpy((high - low).astype(np.float32))
-    local = coordinates - torch.from_numpy(low.astype(np.float32))
-    # grid_sample counts x (last axis) first and puts -1 and 1 on the outer voxel edges.
-    grid = ((2 * local + 1) / size - 1).flip(-1)[None].float()
-    sampled = F.grid_sample(part, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[
-        0
-    ]
-    nearest = local.round().long()
-    inside = ((nearest >= 0) & (nearest < size.long())).all(-1)
-    nearest = torch.minimum(nearest.clamp_(min=0), size.long() - 1)
-    picked = part_labels[tuple(nearest[..., axis] for axis in range(dims))].long()
-    return sampled, torch.where(inside, picked, torch.full_like(picked, outside_label))
+    # Zero is what lies outside, so labels are counted from the outside label.
+    counted = np.ascontiguousarray(labels[box]).astype(np.float32) - outside_label
+    # grid_sample puts -1 and 1 on the outer voxel edges, and counts x (the last axis) first.
+    size = high - low
+    scale = (matrix * (2 / size)[:, None])[::-1]
+    offset = ((2 * (centre - low) + 1) / size - 1)[::-1]
+    grid = torch.zeros(1)
+    for axis, count in enumerate(patch_size):
+        steps = (np.arange(count) - (count - 1) / 2)[:, None] * scale[:, axis]
+        if axis == 0:
+            steps = steps + offset
+        row = torch.from_numpy(steps.astype(np.float32))
+        grid = grid[..., None, :] + row  # (*P up to this axis, dims)
+    if shift is not None:
+        turn = np.ascontiguousarray(scale.T, dtype=np.float32)
+        grid = grid + shift @ torch.from_numpy(turn)
+    grid = grid[None]
+    sampled = F.grid_sample(part, grid, mode="bilinear", align_corners=False)[0]
+    nearest = F.grid_sample(
+        torch.from_numpy(counted)[None, None], grid, mode="nearest", align_corners=False
+    )[0, 0]
+    return sampled, (nearest + outside_label).long()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -135,3 +137,18 @@ def test_gamma_keeps_mean_and_deviation():
 
 def test_a_constant_patch_stays_finite():
     assert torch.isfinite(ALWAYS.intensity(torch.full((1, 9, 9, 9), 3.0), rng=rng())).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 17, 12, 20), (2, 15, 9)])
+@pytest.mark.parametrize("zoom", [0.5, 0.73, 1.0])
+def test_low_resolution_equals_coarsening_and_interpolating_back(shape, zoom):
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    augment = replace(NO_AUGMENT, low_resolution_probability=1.0, low_resolution=(zoom, zoom))
+
+    changed = augment.intensity(image, rng=rng())
+
+    coarse = [max(1, round(n * zoom)) for n in shape[1:]]
+    small = torch.nn.functional.interpolate(image[None], coarse, mode="nearest-exact")
+    mode = "trilinear" if len(shape) == 4 else "bilinear"
+    wanted = torch.nn.functional.interpolate(small, shape[1:], mode=mode, align_corners=False)[0]
+    assert torch.allclose(changed, wanted, atol=1e-5)

@@ -36,11 +36,9 @@ def test_a_mapped_cut_without_a_map_is_a_straight_cut(patch_size):
     image = numbers((2, 8, 9, 7))
     labels = np.random.default_rng(2).integers(0, 5, (8, 9, 7)).astype(np.int16)
     centre = np.floor(np.array([4.0, 4.0, 3.0])) + (np.array(patch_size) - 1) / 2 % 1
-    axes = [np.arange(n) - (n - 1) / 2 for n in patch_size]
-    positions = np.stack(np.meshgrid(*axes, indexing="ij"), -1) + centre
 
     sampled, target = cut_mapped(
-        image, labels, torch.from_numpy(positions.astype(np.float32)), outside_label=8
+        image, labels, matrix=np.eye(3), centre=centre, patch_size=patch_size, outside_label=8
     )
 
     wanted = cut_straight(image, centre, patch_size, outside=0.0)
@@ -50,26 +48,49 @@ def test_a_mapped_cut_without_a_map_is_a_straight_cut(patch_size):
     )
 
 
-def test_a_mapped_cut_has_the_values_of_scipys_linear_interpolation():
-    image, labels = numbers((1, 11, 9, 10)), np.zeros((11, 9, 10), np.int16)
+@pytest.mark.parametrize("shape", [(31, 29, 30), (31, 29)])
+@pytest.mark.parametrize("is_displaced", [False, True])
+def test_a_mapped_cut_has_the_values_of_scipys_linear_interpolation(shape, is_displaced):
+    dims = len(shape)
     rng = np.random.default_rng(3)
-    positions = rng.uniform(0.1, 7.9, (4, 5, 6, 3)).astype(np.float32)
+    image = numbers((1, *shape))
+    labels = rng.integers(0, 6, shape).astype(np.int16)
+    patch_size, centre = (8, 5, 6)[:dims], np.array([14.2, 15.1, 13.7])[:dims]
+    matrix = np.eye(dims) + rng.uniform(-0.4, 0.4, (dims, dims))
+    shift = rng.uniform(-1.5, 1.5, (*patch_size, dims)).astype(np.float32) * is_displaced
 
-    sampled, _ = cut_mapped(image, labels, torch.from_numpy(positions), outside_label=0)
+    sampled, target = cut_mapped(
+        image,
+        labels,
+        matrix=matrix,
+        centre=centre,
+        patch_size=patch_size,
+        shift=torch.from_numpy(shift) if is_displaced else None,
+        outside_label=9,
+    )
 
-    wanted = ndimage.map_coordinates(image[0], positions.reshape(-1, 3).T, order=1)
-    np.testing.assert_allclose(sampled[0].numpy().ravel(), wanted, atol=1e-5)
+    axes = [np.arange(n) - (n - 1) / 2 for n in patch_size]
+    offsets = np.stack(np.meshgrid(*axes, indexing="ij"), -1) + shift
+    positions = (offsets @ matrix.T + centre).reshape(-1, dims).T
+    wanted = ndimage.map_coordinates(image[0], positions, order=1)
+    np.testing.assert_allclose(sampled[0].numpy().ravel(), wanted, atol=1e-4)
+    nearest = labels[tuple(np.rint(positions).astype(int))]
+    # Positions halfway between two voxels may round either way.
+    assert (target.numpy().ravel() == nearest).mean() > 0.99
 
 
-def test_a_mapped_cut_works_in_2d():
-    image, labels = numbers((1, 11, 9)), np.zeros((11, 9), np.int16)
-    positions = np.random.default_rng(4).uniform(0, 8, (4, 5, 2)).astype(np.float32)
+def test_what_a_mapped_cut_takes_from_beyond_the_image_is_marked():
+    image, labels = np.ones((1, 4, 4), np.float32), np.full((4, 4), 2, np.int16)
 
-    sampled, target = cut_mapped(image, labels, torch.from_numpy(positions), outside_label=0)
+    sampled, target = cut_mapped(
+        image, labels, matrix=2 * np.eye(2), centre=np.full(2, 1.5), patch_size=(4, 4),
+        outside_label=7,
+    )  # fmt: skip
 
-    wanted = ndimage.map_coordinates(image[0], positions.reshape(-1, 2).T, order=1)
-    np.testing.assert_allclose(sampled[0].numpy().ravel(), wanted, atol=1e-5)
-    assert target.shape == (4, 5)
+    # Positions -1.5, 0.5, 2.5, 4.5 along both axes: the outer ones lie beyond.
+    assert np.array_equal(target.numpy(), [[7, 7, 7, 7], [7, 2, 2, 7], [7, 2, 2, 7], [7, 7, 7, 7]])
+    assert float(sampled[0, 0, 0]) == 0.0
+    assert float(sampled[0, 1, 1]) == 1.0
 
 
 def test_foreground_patches_hold_a_voxel_of_a_class_drawn_evenly():
