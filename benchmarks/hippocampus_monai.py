@@ -2,9 +2,9 @@
 
 python benchmarks/hippocampus_monai.py FOLDER --minutes 10 [--split split.yaml]
 
-FOLDER is Task04_Hippocampus. With --split (split.yaml of a medseg run) it trains on that training part and
-scores its validation cases, else trains on all. What others would write in an afternoon: no
-deep supervision, no moving average, no test-time mirroring.
+FOLDER is Task04_Hippocampus. With the split.yaml of a medseg run it trains on that run's training
+cases and scores its validation cases; without, it trains on all. What others would write in an
+afternoon: no deep supervision, no moving average, no test-time mirroring.
 """
 
 from __future__ import annotations

@@ -61,6 +61,12 @@ def run(cfg: DictConfig) -> int:
 
 def _check_settings(cfg: DictConfig) -> None:
     """Raises an error for whatever can be seen to be wrong before any data is read."""
+    if "fsdp" in str(cfg.trainer.strategy) and str(cfg.optimizer._target_).endswith(".Muon"):
+        raise ConfigError(
+            "optimizer",
+            "is muon, which needs whole weights, while trainer.strategy=fsdp shares them out",
+            "set optimizer=adamw, or trainer=ddp",
+        )
     check_trainer(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
     check_optimizer(build(cfg.optimizer))
     for section in ("loader", "augment", "inference", "postprocess"):

@@ -38,7 +38,7 @@ HOMES = {
     "logger": ("lightning.pytorch.loggers.",),
     "loss": ("medseg.losses.",),
     "model": ("medseg.models.", "monai.networks."),
-    "optimizer": ("torch.optim.",),
+    "optimizer": ("torch.optim.", "medseg.training."),
     "output": ("medseg.writers.",),
     "plan": ("medseg.data.",),
     "postprocess": ("medseg.inference.",),

@@ -1,0 +1,15 @@
+import pytest
+
+from medseg.cli.train import run
+from medseg.config.check import load_config
+from medseg.core.errors import ConfigError
+
+
+def test_an_optimizer_that_needs_whole_weights_is_refused_where_they_are_shared_out(tmp_path):
+    cfg = load_config("train", ["+experiment=liver", "trainer=fsdp", f"paths.runs={tmp_path}"])
+
+    with pytest.raises(ConfigError, match="whole weights") as caught:
+        run(cfg)
+
+    assert caught.value.where == "optimizer"
+    assert "optimizer=adamw" in caught.value.remedy
