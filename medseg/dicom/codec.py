@@ -53,13 +53,14 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     import pydicom.encaps
     import pydicom.pixels  # noqa: F401  (imported before the first frame's clock starts)
 
+    inherited = resource.getrlimit(resource.RLIMIT_AS)
     sink.write(b"ready")
     sink.flush()
     while lengths := source.read(LENGTHS.size):
         head_length, body_length = LENGTHS.unpack(lengths)
         request = json.loads(source.read(head_length))
         code = source.read(body_length)
-        _limit_memory(request["memory"])
+        _limit_memory(request["memory"], inherited)
         signal.setitimer(signal.ITIMER_PROF, request["cpu_seconds"])
         signal.setitimer(signal.ITIMER_REAL, request["seconds"])
         try:
@@ -76,8 +77,13 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         sink.flush()
 
 
-def _limit_memory(more: int) -> None:
-    """Lets the process take `more` bytes of address space than it has now (Linux)."""
+def _limit_memory(more: int, inherited: tuple[int, int]) -> None:
+    """Lets the process take `more` bytes of address space than it has now (Linux).
+
+    Never over the limits that the process was started with: only a privileged one could.
+    """
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + more
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    if inherited[0] != resource.RLIM_INFINITY:
+        limit = min(limit, inherited[0])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, inherited[1]))

@@ -180,6 +180,25 @@ def test_a_forked_process_has_children_of_its_own(pool: codec_pool._Pool, tmp_pa
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("hard", ["1 << 32", "resource.RLIM_INFINITY"])
+def test_a_process_with_a_memory_limit_reads_compressed_files(hard: str, tmp_path: Path) -> None:
+    folder = compressed(tmp_path / "in")
+    script = (
+        "import resource, medseg.dicom.codec as codec\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, (1 << 32, {hard}))\n"
+        "from medseg.dicom.volumes import read_dicom_volumes\n"
+        f"assert read_dicom_volumes({str(folder)!r})[0].spatial_shape == (40, 36, 1)\n"
+        "codec._limit_memory(1 << 40, resource.getrlimit(resource.RLIMIT_AS))\n"
+        f"assert resource.getrlimit(resource.RLIMIT_AS) == (1 << 32, {hard})\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, timeout=120, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit(0)"])
 def test_children_end_with_their_parent(end: str, tmp_path: Path) -> None:
     folder = compressed(tmp_path / "in")
