@@ -214,7 +214,7 @@ class ModelBundle:
                 network = build_restricted(
                     {"_target_": facts["class"], **facts["options"]},
                     packages=(*NETWORK_PACKAGES, *environment_packages()),
-                    extra={"out_channels": len(self.labels)},
+                    extra={"out_channels": self.labels.num_outputs},
                 )
                 if not isinstance(network, nn.Module):
                     raise BundleError(self.folder / "card.yaml", f"{facts['class']} is no network")

@@ -20,7 +20,7 @@ from medseg.cli.console import console, counting
 from medseg.cli.folders import require_fresh
 from medseg.cli.preparation import Preparation, prepare_data, run_folder
 from medseg.cli.resuming import is_first_process, sole_use
-from medseg.config.build import build, build_all
+from medseg.config.build import accepts, build, build_all
 from medseg.config.check import load_config
 from medseg.core.atomic import write_text
 from medseg.core.errors import ConfigError
@@ -80,7 +80,7 @@ def _model(cfg: DictConfig, prepared: Preparation) -> nn.Module:
     model: nn.Module = build(
         cfg.model,
         in_channels=prepared.fingerprint.num_channels,
-        out_channels=len(prepared.labels),
+        out_channels=prepared.labels.num_outputs,
     )
     stride = getattr(model, "stride", None)
     patch = prepared.plan.patch_size or ()
@@ -96,7 +96,7 @@ def _model(cfg: DictConfig, prepared: Preparation) -> nn.Module:
 
 def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path) -> FitResult:
     plan, spec = prepared.plan, build(cfg.loader)
-    loss = build(cfg.loss, ignore_id=prepared.labels.ignore_id)
+    loss = build(cfg.loss, **_loss_facts(cfg, prepared))
     task = build(cfg.task, labels=prepared.labels, loss=loss)
     trainer_options: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     max_time_s = seconds(trainer_options.pop("max_time"))
@@ -162,6 +162,20 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
         loggers=[] if logger is None else [logger],
         shows_progress=shows_progress,
     )
+
+
+def _loss_facts(cfg: DictConfig, prepared: Preparation) -> dict[str, Any]:
+    """What a loss must know of the labels."""
+    facts: dict[str, Any] = {"ignore_id": prepared.labels.ignore_id}
+    if prepared.labels.regions:
+        if not accepts(cfg.loss, "regions"):
+            raise ConfigError(
+                "loss",
+                f"{cfg.loss._target_} cannot learn overlapping regions",
+                "set loss=dice_ce",
+            )
+        facts["regions"] = [region.class_ids for region in prepared.labels.regions]
+    return facts
 
 
 def _write_bundle(

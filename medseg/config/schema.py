@@ -91,7 +91,7 @@ PLANNED_SECTION = "plan"
 # Arguments that a command passes itself because they follow from the data; never written in YAML.
 _TRAIN_SUPPLIED: dict[str, frozenset[str]] = {
     "model": frozenset({"in_channels", "out_channels"}),
-    "loss": frozenset({"ignore_id"}),
+    "loss": frozenset({"ignore_id", "regions"}),
     "task": frozenset({"labels", "loss"}),
 }
 SUPPLIED: dict[str, dict[str, frozenset[str]]] = {

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from medseg.core.identity import Case
 from medseg.data.cache import CaseCache, PreparedCase
 from medseg.transforms.augment import Augment
 from medseg.transforms.patches import choose_centre, cut_mapped, cut_straight
+
+MAX_DRAWS = 20
+"""Positions tried for a patch with an annotated voxel, where some voxels are to be ignored."""
 
 
 class BatchDataset(Dataset[dict[str, Any]]):
@@ -75,6 +79,13 @@ class BatchDataset(Dataset[dict[str, Any]]):
         order = np.random.default_rng([self.seed, self.rank, 1_000_003, cycle])
         return int(order.permutation(len(self.cases))[position])
 
+    def _any_slice(self, labels: NDArray[Any], rng: np.random.Generator) -> int:
+        """A slice along K; where voxels may be without annotation, one that has any."""
+        if not self.outside_label:
+            return int(rng.integers(labels.shape[2]))
+        annotated = np.flatnonzero((labels != self.outside_label).any(axis=(0, 1)))
+        return int(rng.choice(annotated)) if len(annotated) else int(rng.integers(labels.shape[2]))
+
     def _patch(
         self, case: PreparedCase, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,7 +97,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         fraction = self.foreground_fraction
         if dims == 2:
             present = [voxels for voxels in locations if len(voxels)]
-            slice_number = int(rng.integers(labels.shape[2]))
+            slice_number = self._any_slice(labels, rng)
             locations = []
             if present and rng.random() < fraction:
                 voxels = present[rng.integers(len(present))]
@@ -96,6 +107,13 @@ class BatchDataset(Dataset[dict[str, Any]]):
         centre = choose_centre(
             labels.shape, patch_size, locations, foreground_fraction=fraction, rng=rng
         )
+        for _ in range(MAX_DRAWS if self.outside_label else 0):
+            cut = cut_straight(labels[None], centre, patch_size, outside=self.outside_label)
+            if (cut != self.outside_label).any():
+                break
+            centre = choose_centre(
+                labels.shape, patch_size, locations, foreground_fraction=fraction, rng=rng
+            )
         spacing = case.spacing_mm[:dims]
         matrix = self.augment.spatial_matrix(spacing, mirror_axes=self.mirror_axes, rng=rng)
         shift = self.augment.displacement(patch_size, spacing, rng=rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 
 from medseg.core.errors import GeometryError, LabelError
 from medseg.core.geometry import Geometry
-from medseg.core.labels import LabelSet
+from medseg.core.labels import LabelSet, Region
 from medseg.core.segmentation import LabelMap
 from medseg.metrics.overlap import count_overlap
 from medseg.metrics.surface import SurfaceKind, grown_box, surface_distances
@@ -31,7 +31,8 @@ class CaseScore:
 
     Args:
         case: key of the case.
-        label, class_id: name and number of the class.
+        label, class_id: name and number of the class; of a region, the number of the class that
+            it paints.
         status: "both" masks have voxels; "missed": only the reference; "spurious": only the
             prediction; "absent": neither.
         dice, iou, nsd: in [0, 1]; nan if absent, 0.0 if missed or spurious.
@@ -72,7 +73,8 @@ def evaluate_case(
     surface: SurfaceKind = "elements",
     case: str = "",
 ) -> list[CaseScore]:
-    """Scores of every class of one case, background left out.
+    """Scores of every class of one case, background left out; of the regions where the labels have
+    some.
 
     Args:
         reference, prediction: label maps on one grid. Voxels where the reference holds the ignore
@@ -98,12 +100,15 @@ def evaluate_case(
             code="E_GRID",
         )
     boxes = {"reference": _boxes(reference.array), "prediction": _boxes(prediction.array)}
-    names, ignore_id = _classes(boxes, labels=labels, where=where)
+    structures, ignore_id = _structures(boxes, labels=labels, where=where)
     scores = []
-    for class_id, name in names.items():
-        box = _union(boxes["reference"].get(class_id), boxes["prediction"].get(class_id))
+    for structure in structures:
+        box: Box | None = None
+        for class_id in structure.class_ids:
+            for found in boxes.values():
+                box = _union(box, found.get(class_id))
         if box is None:
-            scores.append(CaseScore.absent(case, name, class_id))
+            scores.append(CaseScore.absent(case, structure.name, structure.paints))
             continue
         if ignore_id is not None:
             box = grown_box(box, reference.array.shape)  # surfaces may touch ignored voxels there
@@ -112,15 +117,22 @@ def evaluate_case(
                 reference.array[box],
                 prediction.array[box],
                 reference.geometry,
-                class_id=class_id,
+                structure=structure,
                 ignore_id=ignore_id,
                 tolerance_mm=tolerance_mm,
                 surface=surface,
                 case=case,
-                label=name,
             )
         )
     return scores
+
+
+def mask_of(array: NDArray[Any], class_ids: Sequence[int]) -> NDArray[np.bool_]:
+    """Where an array holds one of the numbers."""
+    mask: NDArray[np.bool_] = array == class_ids[0]
+    for class_id in class_ids[1:]:
+        mask |= array == class_id
+    return mask
 
 
 def measuring_steps_mm(geometry: Geometry) -> NDArray[np.float64]:
@@ -144,16 +156,17 @@ def _score(
     prediction: NDArray[Any],
     geometry: Geometry,
     *,
-    class_id: int,
+    structure: Region,
     ignore_id: int | None,
     tolerance_mm: float,
     surface: SurfaceKind,
     case: str,
-    label: str,
 ) -> CaseScore:
-    """Score of one class within a box that holds all its voxels of both label maps."""
+    """Score of one class or region within a box that holds all its voxels of both label maps."""
+    label, class_id = structure.name, structure.paints
     ignored = None if ignore_id is None else reference == ignore_id
-    in_reference, in_prediction = reference == class_id, prediction == class_id
+    in_reference = mask_of(reference, structure.class_ids)
+    in_prediction = mask_of(prediction, structure.class_ids)
     if ignored is not None:
         in_prediction &= ~ignored
     overlap = count_overlap(in_reference, in_prediction, voxel_volume_mm3=geometry.voxel_volume_mm3)
@@ -204,13 +217,13 @@ def _boxes(array: NDArray[Any]) -> dict[int, Box]:
     }
 
 
-def _classes(
+def _structures(
     boxes: Mapping[str, Mapping[int, Box]], *, labels: LabelSet | None, where: str
-) -> tuple[dict[int, str], int | None]:
-    """Name by number of the classes to score, and the ignore value."""
+) -> tuple[tuple[Region, ...], int | None]:
+    """The classes or regions to score, and the ignore value."""
     if labels is None:
         numbers = sorted({value for found in boxes.values() for value in found})
-        return {number: f"label_{number}" for number in numbers}, None
+        return tuple(Region(f"label_{n}", (n,), n) for n in numbers), None
     for role, found in boxes.items():
         allowed = {label.class_id for label in labels.labels}
         if role == "reference" and labels.ignore_id is not None:
@@ -224,7 +237,7 @@ def _classes(
                 "give the labels of these files with labels={background: 0, ...}; "
                 "a value to leave out is named ignore",
             )
-    return {label.class_id: label.name for label in labels.foreground}, labels.ignore_id
+    return labels.structures, labels.ignore_id
 
 
 def _union(first: Box | None, second: Box | None) -> Box | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from medseg.core.errors import InputError, LabelError
-from medseg.core.labels import Label, LabelSet
+from medseg.core.labels import Label, LabelSet, Region, region_list
 
 NAME = "dataset.json"
 _MAX_BYTES = 64 << 20
@@ -47,39 +47,74 @@ def is_decathlon(content: Mapping[str, Any]) -> bool:
 
 def label_set(content: Mapping[str, Any], path: Path) -> LabelSet | None:
     """The classes: `{"0": "background"}` (Decathlon) or `{"background": 0, "ignore": 9}` (nnU-Net
-    v2).
+    v2), whose lists of numbers are regions and then stand beside `regions_class_order`.
 
     Raises:
-        LabelError: the labels are not understood, overlap (regions) or are not numbered 0, 1, 2,
-            ...
+        LabelError: the labels are not understood or not numbered 0, 1, 2, ...
     """
     entries = content.get("labels")
     if not entries:
         return None
     if not isinstance(entries, Mapping):
         raise LabelError(path, "labels must map numbers to names", "correct it")
-    labels: list[Label] = []
-    ignore_id: int | None = None
+    try:
+        if any(isinstance(value, list) for value in entries.values()):
+            return _with_regions(entries, content.get("regions_class_order"), path)
+        numbered = list(_numbered(entries, path))
+        return LabelSet(
+            tuple(Label(name, number) for name, number in numbered if name != "ignore"),
+            dict(numbered).get("ignore"),
+        )
+    except LabelError as error:
+        if error.where == str(path):
+            raise
+        raise LabelError(path, f"{error.where}: {error.what}", error.remedy) from error
+
+
+def _numbered(entries: Mapping[str, Any], path: Path) -> Iterator[tuple[str, int]]:
     for key, value in entries.items():
-        if isinstance(value, list):
-            raise LabelError(
-                path,
-                f"the label '{key}' is a region of several numbers, which is not supported yet",
-                "give each number its own name",
-            )
         name, number = (key, value) if isinstance(value, int) else (value, key)
         if not isinstance(name, str) or not str(number).lstrip("-").isdigit():
             raise LabelError(
                 path, f"labels: {key!r}: {value!r} is no name and number", "correct it"
             )
-        if name == "ignore":
-            ignore_id = int(number)
-        else:
-            labels.append(Label(name, int(number)))
-    try:
-        return LabelSet(tuple(labels), ignore_id)
-    except LabelError as error:
-        raise LabelError(path, f"{error.where}: {error.what}", error.remedy) from error
+        yield name, int(number)
+
+
+def _with_regions(entries: Mapping[str, Any], order: Any, path: Path) -> LabelSet:
+    """nnU-Net's regions: every entry but background and ignore is one, in the order of the file.
+
+    A class has the name of the region that it is alone in, else its number.
+    """
+    single = {name: n for name, n in entries.items() if not isinstance(n, list)}
+    numbers = dict(_numbered(single, path))
+    ignore_id = numbers.pop("ignore", None)
+    background = next((name for name, n in numbers.items() if n == 0), "background")
+    members = {
+        name: list(value) if isinstance(value, list) else [value]
+        for name, value in entries.items()
+        if name not in ("ignore", background)
+    }
+    if not all(isinstance(n, int) for ids in members.values() for n in ids):
+        raise LabelError(path, "labels: a region must list whole numbers", "correct it")
+    if order is None:
+        regions = region_list(members, where="labels")
+    elif isinstance(order, list) and len(order) == len(members):
+        regions = tuple(
+            Region(name, tuple(ids), int(paints))
+            for (name, ids), paints in zip(members.items(), order, strict=True)
+        )
+    else:
+        raise LabelError(
+            path,
+            f"regions_class_order is {order!r}, but there are {len(members)} regions",
+            "give one class number per region",
+        )
+    alone = {ids[0]: name for name, ids in members.items() if len(ids) == 1}
+    class_ids = sorted({n for ids in members.values() for n in ids})
+    labels = [Label(background, 0)]
+    labels += [Label(alone.get(n, f"label_{n}"), n) for n in class_ids]
+    return LabelSet(tuple(labels), ignore_id, regions)
 
 
 def channel_names(content: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from medseg.core.labels import LabelSet
 from medseg.losses.deep_supervision import DeepSupervision
+from medseg.tasks.decoding import decode
 
 
 class SemanticTask:
     """Label maps.
 
     Args:
-        labels: classes; the network has one output channel for each, background included.
+        labels: classes; the network has one output channel for each, background included, or one
+            for each region where there are regions.
         loss: logits (N, C, *S) and target (N, *S) to a scalar; applied at every resolution of the
             network.
     """
@@ -28,7 +30,7 @@ class SemanticTask:
 
     @property
     def out_channels(self) -> int:
-        return len(self.labels)
+        return self.labels.num_outputs
 
     @property
     def outside_label(self) -> int:
@@ -42,17 +44,20 @@ class SemanticTask:
 
     def decode(self, logits: Tensor) -> Tensor:
         """Class numbers (*S) from logits (C, *S)."""
-        return logits.argmax(0)
+        return decode(logits, self.labels)
 
     def dice_counts(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Per foreground class twice the overlap and the sum of both volumes, shape (C - 1, 2)."""
+        """Per structure (foreground class or region) twice the overlap and the sum of both volumes,
+        shape (structures, 2).
+        """
         known = torch.ones_like(target, dtype=torch.bool)
         if self.labels.ignore_id is not None:
             known = target != self.labels.ignore_id
         rows = []
-        for label in self.labels.foreground:
-            predicted = (prediction == label.class_id) & known
-            wanted = (target == label.class_id) & known
+        for structure in self.labels.structures:
+            members = torch.tensor(structure.class_ids, device=target.device)
+            predicted = torch.isin(prediction, members) & known
+            wanted = torch.isin(target, members) & known
             rows.append(
                 torch.stack([2 * (predicted & wanted).sum(), predicted.sum() + wanted.sum()])
             )

@@ -142,7 +142,7 @@ class TrainingModule(pl.LightningModule):
         dice = counts[:, 0] / counts[:, 1].clamp_min(1)
         self.scores = {
             label.name: float(value)
-            for label, value in zip(self.task.labels.foreground, dice, strict=True)
+            for label, value in zip(self.task.labels.structures, dice, strict=True)
         }
         for name, value in self.scores.items():
             self.log(f"dice/{name}", value, sync_dist=False)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from learning_cases import block_cases, case_of, small_plan
 
+from medseg.core.labels import LabelSet
 from medseg.core.segmentation import LabelMap
 from medseg.core.volume import Volume
 from medseg.data.cache import CaseCache
@@ -194,3 +195,21 @@ def test_2d_patches_of_a_rare_class_come_from_its_slice(tmp_path):
     )
 
     assert all((dataset[n]["target"] == 1).any((1, 2)).all() for n in range(5))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_patches_hold_annotated_voxels_where_most_are_to_be_ignored(tmp_path, dims):
+    volume = block_cases(1, shape=(40, 36, 30))[0].read_image()
+    array = np.full(volume.geometry.shape, 255, np.int16)
+    array[20:28, 18:26, 9:14] = 0  # a little background is all that anybody annotated
+    labels = LabelSet.from_names(["background", "box", "corner"], ignore_id=255)
+    case = case_of(volume, LabelMap(array, volume.geometry, labels))
+    plan = {"spatial_dims": dims, "patch_size": (16, 16, 8)[:dims]}
+    if dims == 2:
+        plan |= {"strides": ((1, 1), (2, 2)), "kernel_sizes": ((3, 3), (3, 3))}
+
+    dataset = batches(tmp_path, [case], plan=plan, outside_label=255, augment=NO_AUGMENT)
+
+    share = np.mean([(dataset[n]["target"][m] != 255).any() for n in range(20) for m in range(2)])
+    # Left to chance, one slice in six holds any, and far from all positions of a patch do.
+    assert share == 1.0

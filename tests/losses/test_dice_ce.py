@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from medseg.core.errors import ConfigError
 from medseg.losses.dice_ce import DiceCELoss
 
 
@@ -94,3 +95,96 @@ def test_half_precision_logits_are_summed_in_full_precision():
     value = DiceCELoss()(logits, torch.ones(1, 3 * 32**3, dtype=torch.long))
 
     assert float(value) == pytest.approx(math.log(2) + 1 - 2 * 0.5 / 1.5, rel=1e-4)
+
+
+def test_label_smoothing_worked_by_hand():
+    # Two classes, logits (0, log 3): probabilities 1/4 and 3/4. Smoothing 0.2 makes the target
+    # (0.1, 0.9): cross entropy 0.1 * log 4 + 0.9 * log(4/3).
+    logits = torch.tensor([[[0.0], [math.log(3)]]])
+
+    value = DiceCELoss(dice_weight=0.0, label_smoothing=0.2)(logits, torch.tensor([[1]]))
+
+    assert float(value) == pytest.approx(0.1 * math.log(4) + 0.9 * math.log(4 / 3))
+
+
+def test_class_weights_worked_by_hand():
+    # Even odds cost log 2 everywhere; with unequal ones the mean is weighted: voxel 0 has class 0
+    # (weight 1) and costs log 4, voxel 1 class 1 (weight 3) and costs log(4/3).
+    logits = torch.tensor([[[0.0, 0.0], [math.log(3), math.log(3)]]])
+
+    value = DiceCELoss(dice_weight=0.0, class_weights=[1, 3])(logits, torch.tensor([[0, 1]]))
+
+    assert float(value) == pytest.approx((math.log(4) + 3 * math.log(4 / 3)) / 4)
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 4.0]])
+def test_ignored_voxels_change_nothing_whatever_the_weights(weights):
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 3, 6, 6), torch.randint(0, 3, (2, 6, 6))
+    target[:, :2] = 255
+    options = {"class_weights": weights, "label_smoothing": 0.1}
+    if weights is not None:
+        options["label_smoothing"] = 0.0  # PyTorch divides smoothed weights in its own way
+
+    value = DiceCELoss(ignore_id=255, **options)(logits, target)
+
+    wanted = DiceCELoss(**options)(logits[:, :, 2:], target[:, 2:])
+    torch.testing.assert_close(value, wanted)
+
+
+def test_a_number_of_weights_that_does_not_fit_is_told():
+    with pytest.raises(ConfigError, match="has 2 numbers, but the network has 3 channels") as told:
+        DiceCELoss(class_weights=[1, 1])(torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.long))
+
+    assert told.value.where == "loss.class_weights"
+    assert "background first" in told.value.remedy
+
+
+@pytest.mark.parametrize(
+    "options", [{"label_smoothing": 1.0}, {"class_weights": [0, 0]}, {"class_weights": [1, -1]}]
+)
+def test_values_out_of_range_are_refused(options):
+    with pytest.raises(ConfigError):
+        DiceCELoss(**options)
+
+
+REGIONS = ((1, 2), (2,))
+
+
+def test_the_loss_of_regions_worked_by_hand():
+    # Voxels of class 0, 1, 2, 2; every logit 0, so every probability is 1/2.
+    # Region (1, 2) has 3 voxels: Dice 2 * 1.5 / (2 + 3) = 0.6. Region (2) has 2: 2 * 1 / 4 = 0.5.
+    # Binary cross entropy is log 2 throughout.
+    target = torch.tensor([[0, 1, 2, 2]])
+
+    value = DiceCELoss(smooth=0.0, regions=REGIONS)(torch.zeros(1, 2, 4), target)
+
+    assert float(value) == pytest.approx(math.log(2) + 1 - (0.6 + 0.5) / 2)
+
+
+def test_smoothing_and_weights_of_regions_worked_by_hand():
+    # One voxel of class 1: inside the first region, outside the second. Both logits log 3, so both
+    # probabilities are 3/4. Smoothing 0.2: targets 0.9 and 0.1. Weights 1 and 2.
+    inside = 0.9 * math.log(4 / 3) + 0.1 * math.log(4)
+    outside = 0.1 * math.log(4 / 3) + 0.9 * math.log(4)
+    loss = DiceCELoss(
+        dice_weight=0.0, regions=REGIONS, label_smoothing=0.2, class_weights=[1.0, 2.0]
+    )
+
+    value = loss(torch.full((1, 2, 1), math.log(3)), torch.tensor([[1]]))
+
+    assert float(value) == pytest.approx((inside + 2 * outside) / 3)
+
+
+def test_ignored_voxels_of_regions_change_neither_value_nor_gradient():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 2, 6, 6, requires_grad=True)
+    target = torch.randint(0, 3, (2, 6, 6))
+    target[:, :2] = 255
+
+    value = DiceCELoss(ignore_id=255, regions=REGIONS)(logits, target)
+    (gradient,) = torch.autograd.grad(value, logits)
+
+    wanted = DiceCELoss(regions=REGIONS)(logits[:, :, 2:], target[:, 2:])
+    torch.testing.assert_close(value, wanted)
+    assert (gradient[:, :, :2] == 0).all()

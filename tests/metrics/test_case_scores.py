@@ -240,3 +240,18 @@ def test_phantom_with_a_tumour_scores_one_against_itself():
     scores = evaluate_case(phantom, phantom, labels=phantoms.TWO_LABELS, tolerance_mm=0.0)
 
     assert [(score.dice, score.nsd, score.hd95_mm) for score in scores] == [(1.0, 1.0, 0.0)] * 2
+
+
+def test_regions_are_scored_as_unions_of_their_classes():
+    labels = LabelSet.from_mapping(
+        {"background": 0, "liver": 1, "tumour": 2, "regions": {"organ": [1, 2], "lesion": [2]}}
+    )
+    reference = label_map(LIVER, TUMOUR)  # organ 6*5*4 = 120, lesion 8
+    prediction = label_map(LIVER, (2, np.s_[3:5, 3:5, 2:5]))  # the same organ, lesion 12
+
+    organ, lesion = evaluate_case(reference, prediction, labels=labels, tolerance_mm=1.0)
+
+    assert (organ.label, organ.class_id, organ.dice) == ("organ", 1, 1.0)
+    assert organ.reference_ml == pytest.approx(1.2)
+    assert (lesion.label, lesion.class_id) == ("lesion", 2)
+    assert lesion.dice == pytest.approx(2 * 8 / 20)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medseg.core.errors import InputError, LabelError
+from medseg.core.labels import Region
 from medseg.sources.nnunet import NnUNetRaw
 
 
@@ -57,18 +58,58 @@ def test_channels_on_different_grids_are_refused(tmp_path):
     assert caught.value.code == "E_GRID_MISMATCH"
 
 
-def test_orphans_ignored_voxels_and_regions(tmp_path):
+def test_orphans_and_ignored_voxels_are_described(tmp_path):
     labels = {"background": 0, "oedema": 1, "core": 2, "ignore": 3}
     image_folders.nnunet(tmp_path / "a", labels=labels)
     image_folders.write(tmp_path / "a" / "labelsTr" / "lost.nii.gz", image_folders.label())
-    image_folders.nnunet(tmp_path / "b", labels={"background": 0, "whole": [1, 2], "core": 2})
 
     description = NnUNetRaw(str(tmp_path / "a")).describe()
 
     assert description.labels.ignore_id == 3
     assert description.orphan_labels == ("labelsTr/lost.nii.gz",)
-    with pytest.raises(LabelError, match="region of several numbers"):
-        NnUNetRaw(str(tmp_path / "b")).describe()
+
+
+def test_lists_of_numbers_are_regions(tmp_path):
+    # KiTS as nnU-Net has it: cysts, class 3, are masses but no tumours.
+    labels = {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumour": 2, "ignore": 4}
+    image_folders.nnunet(tmp_path, labels=labels, regions_class_order=[1, 3, 2])
+
+    found = NnUNetRaw(str(tmp_path)).describe().labels
+
+    assert found.names == ("background", "label_1", "tumour", "label_3")
+    assert found.ignore_id == 4
+    assert found.regions == (
+        Region("kidney", (1, 2, 3), 1),
+        Region("masses", (2, 3), 3),
+        Region("tumour", (2,), 2),
+    )
+
+
+def test_the_order_of_regions_is_found_where_it_is_not_given(tmp_path):
+    labels = {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumour": 2}
+    image_folders.nnunet(tmp_path, labels=labels)
+
+    found = NnUNetRaw(str(tmp_path)).describe().labels
+
+    assert [region.paints for region in found.regions] == [1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"regions_class_order": [1]}, r"regions_class_order is \[1\], but there are 2 regions"),
+        ({"regions_class_order": [2, 1]}, r"core: has the classes \[2\] and paints 1"),
+        ({"labels": {"background": 0, "whole": [1, "2"], "core": 2}}, "must list whole numbers"),
+    ],
+)
+def test_regions_that_cannot_be_are_refused(tmp_path, changes, what):
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    image_folders.nnunet(tmp_path, **{"labels": labels, **changes})
+
+    with pytest.raises(LabelError, match=what) as caught:
+        NnUNetRaw(str(tmp_path)).describe()
+
+    assert caught.value.where == str(tmp_path / "dataset.json")
 
 
 def test_cases_may_be_listed_one_by_one(tmp_path):

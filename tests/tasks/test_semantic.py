@@ -53,3 +53,16 @@ def test_ignored_voxels_do_not_count(ignore_id):
     counts = task(ignore_id).dice_counts(prediction, target)
 
     assert counts.tolist() == [[2, 3], [0, 0]]
+
+
+def test_regions_are_counted_as_unions_worked_by_hand():
+    labels = LabelSet.from_mapping(
+        {"background": 0, "rim": 1, "core": 2, "regions": {"whole": [1, 2], "inner": [2]}}
+    )
+    region_task = SemanticTask(labels=labels, loss=nn.Identity())
+    prediction, target = torch.tensor([0, 1, 1, 2]), torch.tensor([1, 1, 2, 2])
+
+    counts = region_task.dice_counts(prediction, target)
+
+    assert region_task.out_channels == 2
+    assert counts.tolist() == [[2 * 3, 3 + 4], [2 * 1, 1 + 2]]
