@@ -5,6 +5,7 @@ code from it.
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,17 @@ class ModelBundle:
         return str(self.card.get("mirror_axes", ""))
 
     @property
+    def postprocess(self) -> Mapping[str, Any]:
+        """Options of `medseg.inference.postprocess.Postprocess` that prediction uses by default."""
+        rules = self.card.get("postprocess")
+        return rules if isinstance(rules, dict) else {}
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities."""
+        return float(self.card.get("temperature", 1.0))
+
+    @property
     def version(self) -> str:
         """Version of the medseg that wrote it."""
         software = self.card.get("software")
@@ -110,6 +122,13 @@ class ModelBundle:
         if not isinstance(options, dict) or not isinstance(options.get("in_channels"), int):
             raise BundleError(
                 folder / "card.yaml", "does not describe its network", "copy the bundle again"
+            )
+        temperature = card.get("temperature", 1.0)
+        if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise BundleError(
+                folder / "card.yaml",
+                f"has the temperature {temperature!r}",
+                "copy the bundle again",
             )
         files = card.get("sha256")
         names = {str(name) for name in files} if isinstance(files, dict) else set()

@@ -160,7 +160,14 @@ def one_hot(reference: LabelMap, *, num_classes: int = 3) -> Volume:
 
 
 def perfect_bundle(
-    folder: Path, *, values: Sequence[float] = (1.0,), mirror_axes: str = "", **plan: Any
+    folder: Path,
+    *,
+    values: Sequence[float] = (1.0,),
+    mirror_axes: str = "",
+    labels: LabelSet = LABELS,
+    options: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    **plan: Any,
 ) -> ModelBundle:
     """A bundle of `PerfectNetwork`, one fold per value; needs
     MEDSEG_ALLOWED_TARGETS=learning_cases.
@@ -169,12 +176,16 @@ def perfect_bundle(
         folder,
         weights={f"fold_{n}": {"value": torch.tensor(v)} for n, v in enumerate(values)},
         plan=small_plan(**{"normalisation": ({"kind": "scale_255"},) * 3, **plan}),
-        labels=LABELS,
+        labels=labels,
         config={},
         card={
             "name": "perfect",
             "mirror_axes": mirror_axes,
-            "network": {"class": "learning_cases.PerfectNetwork", "options": {"in_channels": 3}},
+            "network": {
+                "class": "learning_cases.PerfectNetwork",
+                "options": dict(options or {"in_channels": 3}),
+            },
+            **(card or {}),
         },
     )
 

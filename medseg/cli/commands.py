@@ -23,6 +23,8 @@ OK, ERROR, USAGE, SOME_FAILED, STOPPED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 SHELLS = ("bash", "fish", "zsh")
 
+_DRY_RUN = "The configuration is complete and fits the code; nothing was run (dry_run=true)."
+
 Run = Callable[["DictConfig"], int]
 Job = Callable[["DictConfig", Sequence[str]], int]
 
@@ -139,11 +141,14 @@ def _run(command: str, flags: argparse.Namespace) -> int:
         print(f"\n{command} {' '.join(options)}")
         own = replace(composition, config=config)
         check(own, command=command, chosen=options)
-        return OK if config.dry_run else _command(command)(config)
+        if config.dry_run:
+            print(_DRY_RUN)
+            return OK
+        return _command(command)(config)
 
     check(composition, command=command, chosen=flags.overrides)
     if composition.config.dry_run and not flags.multirun:
-        print("The configuration is complete and fits the code; nothing was run (dry_run=true).")
+        print(_DRY_RUN)
         return OK
     require_usable(composition, command=command)
     start_logging()

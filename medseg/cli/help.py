@@ -39,7 +39,7 @@ HELP: dict[str, HelpText] = {
                 "train +experiment=liver data.source.folder=/data/Task03_Liver",
             ),
             (
-                "Ten minutes on the hippocampus, 2D network, five folds one after the other",
+                "Ten minutes a fold on the hippocampus, 2D network, all folds in turn",
                 "train -m +experiment=hippocampus data.source.folder=/data/Task04_Hippocampus \\\n"
                 "      model.spatial_dims=2 trainer.max_time=00:00:10:00 fold=0,1,2,3,4",
             ),
@@ -94,6 +94,8 @@ HELP: dict[str, HelpText] = {
             ("bundle=DIR", "folder of a trained model"),
             ("source.folder=DIR", "images to segment"),
             ("output=[nifti,dicom_seg]", "formats to write; put quotes around it"),
+            ("output.nifti.probabilities=true", "also write the probability of each label"),
+            ("postprocess=none", "leave out the post-processing that the bundle carries"),
             ("paths.output=DIR", "where results go"),
         ),
     ),
@@ -118,6 +120,28 @@ HELP: dict[str, HelpText] = {
             ("predictions=DIR  references=DIR", "folders with one file per case, equal names"),
             ("bundle=DIR or labels={NAME: NUMBER}", "what the numbers mean"),
             ("paths.output=DIR", "where scores.csv and scores.json go"),
+        ),
+    ),
+    "ensemble": HelpText(
+        "join the folds of a cross-validation into one bundle",
+        "Reads the bundles of all folds that train -m fold=0,1,2,3,4 left, scores every case by "
+        "the fold that kept it back, keeps the post-processing that raises the mean Dice of a "
+        "label and lowers no other's, and calibrates the probabilities. Writes a bundle that "
+        "averages the folds, with scores.csv, scores.json and the predictions, to "
+        "<folds>/ensemble.",
+        (
+            ("Join the folds below runs/hippocampus", "ensemble folds=runs/hippocampus"),
+            (
+                "Mirror images when predicting, and leave the results as the networks give them",
+                "ensemble folds=runs/hippocampus inference=tta postprocess=none",
+            ),
+        ),
+        (
+            ("folds=DIR", "folder that holds fold_0, fold_1, ..."),
+            ("source.folder=DIR", "where the data are now, if they were moved"),
+            ("postprocess=none", "choose no rules; auto (the default) chooses those that help"),
+            ("min_gain=NUMBER", "what a rule must add to the mean Dice of its label (0.002)"),
+            ("paths.output=DIR", "where the bundle goes instead of <folds>/ensemble"),
         ),
     ),
     "doctor": HelpText(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,24 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from medseg.bundle import ModelBundle
-from medseg.cli.console import console, counting
+from medseg.cli.console import console
 from medseg.cli.folders import require_fresh
 from medseg.cli.preparation import Preparation, prepare_data, run_folder
+from medseg.cli.results import show_results
 from medseg.cli.resuming import is_first_process, sole_use
 from medseg.config.build import accepts, build, build_all
 from medseg.config.check import load_config
 from medseg.core.atomic import write_text
 from medseg.core.errors import ConfigError
-from medseg.core.identity import Case
 from medseg.data.dataset import BatchDataset
 from medseg.data.loader import training_loader, validation_loader
-from medseg.inference.cases import predict_cases
+from medseg.inference.postprocess import Postprocess
 from medseg.inference.precision import best_precision
-from medseg.inference.predictor import NetworkPredictor, mirror_axes_in_network
+from medseg.inference.predictor import mirror_axes_in_network
 from medseg.models.layout import in_fast_layout
-from medseg.reports.evaluation import score_cases
-from medseg.reports.score_tables import scores_table, write_scores
 from medseg.training.callbacks import Monitor
 from medseg.training.fit import FitResult, check_optimizer, check_trainer, fit, seconds
 from medseg.training.module import TrainingModule
-from medseg.writers.dicom_seg import DicomSegWriter
-from medseg.writers.nifti import NiftiWriter
 
 
 def run(cfg: DictConfig) -> int:
@@ -56,7 +51,7 @@ def run(cfg: DictConfig) -> int:
         if not result.is_main_process:
             return 0
         bundle = _write_bundle(cfg, prepared, model, result, folder)
-        return _show(cfg, prepared, bundle, result, folder)
+        return show_results(cfg, prepared, bundle, result, folder)
 
 
 def _check_settings(cfg: DictConfig) -> None:
@@ -185,6 +180,7 @@ def _write_bundle(
     assert isinstance(options, dict)
     network = options.pop("_target_")
     options["in_channels"] = prepared.fingerprint.num_channels
+    rules: Postprocess = build(cfg.postprocess) or Postprocess()
     fold = "all" if prepared.split.fold is None else prepared.split.fold
     return ModelBundle.write(
         folder / "bundle",
@@ -207,6 +203,7 @@ def _write_bundle(
             },
             "mirror_axes": prepared.spec.mirror_axes,
             "network": {"class": network, "options": options},
+            "postprocess": rules.to_dict(),
             "training": {
                 "steps": result.num_steps,
                 "seconds": round(result.elapsed_s, 1),
@@ -214,79 +211,6 @@ def _write_bundle(
             },
         },
     )
-
-
-def _show(
-    cfg: DictConfig, prepared: Preparation, bundle: ModelBundle, result: FitResult, folder: Path
-) -> int:
-    """Predicts and scores the held-out cases (validation cases if there are none) and prints what
-    to do next.
-    """
-    kind = "test" if prepared.split.test else "validation"
-    cases = [prepared.cases[key] for key in prepared.split.test or prepared.split.validation]
-    predictor = NetworkPredictor(
-        bundle,
-        inference=build(cfg.inference),
-        postprocess=build(cfg.postprocess),
-        device=prepared.device,
-    )
-    output = folder / "predictions"
-    writers: list[Any] = [NiftiWriter()]
-    if any(case.series is not None for case in cases):
-        writers.append(DicomSegWriter(algorithm_name=bundle.name, bundle_sha256=bundle.sha256))
-    with counting(f"predicting {kind} cases", len(cases)) as step:
-        outcomes = predict_cases(
-            predictor,
-            cases,
-            writers=writers,
-            folder=output,
-            keeps_results=True,
-            on_done=lambda _: step(),
-        )
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
-    for outcome in failed:
-        console.print(f"{outcome.key}: {outcome.error}", style="red", markup=False)
-    pairs = [
-        (outcome.key, reference, outcome.result)
-        for outcome in outcomes
-        if (reference := prepared.cases[outcome.key].read_reference) and outcome.result
-    ]
-    with counting("scoring", len(pairs)) as step:
-        evaluation = score_cases(pairs, prepared.labels, on_progress=step)
-    summary = evaluation.summarise()
-    write_scores(
-        evaluation,
-        summary,
-        folder,
-        model={"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256},
-    )
-    console.print(scores_table(summary, title=f"{kind} cases"))
-    console.print(f"trained {result.num_steps} steps in {result.elapsed_s / 60:.1f} min")
-    for title, path in (
-        ("bundle", bundle.folder),
-        ("predictions", output),
-        ("scores", folder / "scores.csv"),
-        ("TensorBoard", folder / "tensorboard"),
-    ):
-        console.print(f"{title + ':':<13}{path}", soft_wrap=True, markup=False)
-    console.print("next:")
-    for words in _next_commands(cases, bundle, folder):
-        console.print(f"  {shlex.join(words)}", soft_wrap=True, markup=False)
-    return 3 if failed else 0
-
-
-def _next_commands(cases: list[Case], bundle: ModelBundle, folder: Path) -> list[list[str]]:
-    """What to type next: the curves, and the same bundle on a folder of images."""
-    series = next((case.series for case in cases if case.series is not None), None)
-    files = next((case.paths for case in cases if case.paths), ())
-    images = (
-        series.paths[0].parent.parent if series else files[0].parent if files else Path("IMAGES")
-    )
-    predict = [
-        "python", "-m", "medseg", "predict", f"bundle={bundle.folder}", f"source.folder={images}",
-        "paths.output=output", "output=[nifti,dicom_seg]" if series else "output=[nifti]",
-    ]  # fmt: skip
-    return [["tensorboard", "--logdir", str(folder / "tensorboard")], predict]
 
 
 def _hyperparameters(cfg: DictConfig) -> dict[str, Any]:

@@ -56,6 +56,20 @@ class Evaluate(Command):
     metrics: dict[str, Any]
 
 
+class SourceFolder(Section):
+    """Where data lie that a configuration of earlier names."""
+
+    folder: str | None
+
+
+class Ensemble(Command):
+    """Values at the top of conf/ensemble.yaml."""
+
+    folds: str
+    source: SourceFolder
+    min_gain: Annotated[float, Field(ge=0)]
+
+
 class Doctor(Command):
     """Values at the top of conf/doctor.yaml."""
 
@@ -76,6 +90,7 @@ SCHEMAS: dict[str, type[Command]] = {
     "prepare": Train,
     "predict": Predict,
     "evaluate": Evaluate,
+    "ensemble": Ensemble,
     "doctor": Doctor,
     "phantom": Phantom,
 }
@@ -99,6 +114,7 @@ SUPPLIED: dict[str, dict[str, frozenset[str]]] = {
     "prepare": _TRAIN_SUPPLIED,
     "predict": {},
     "evaluate": {},
+    "ensemble": {},
     "doctor": {},
     "phantom": {},
 }

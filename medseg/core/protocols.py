@@ -63,14 +63,32 @@ class NamedReferences(Protocol):
 
 
 class Predictor(Protocol):
-    """Segments one case; the result lies on the grid of the input series."""
+    """Segments one case; results lie on the grid of the input series."""
 
     def predict(self, case: Case) -> LabelMap: ...
 
+    def predict_with_probabilities(self, case: Case) -> tuple[LabelMap, ProbabilityMap]:
+        """Both from one run of whatever segments."""
+        ...
+
+
+ResultKind = Literal["label_map", "probabilities"]
+
 
 class Writer(Protocol):
-    """Writes one result below a folder and returns the files it made."""
+    """Writes one result below a folder and returns the files it made.
+
+    It is given label maps, unless it says otherwise (`ChoosesResults`).
+    """
 
     def write(
         self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path
     ) -> list[Path]: ...
+
+
+@runtime_checkable
+class ChoosesResults(Protocol):
+    """A writer that is given other results than label maps, one after the other."""
+
+    @property
+    def takes(self) -> tuple[ResultKind, ...]: ...

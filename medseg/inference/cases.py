@@ -13,8 +13,8 @@ from pathlib import Path
 
 from medseg.core.errors import MedsegError
 from medseg.core.identity import Case
-from medseg.core.protocols import Predictor, Writer
-from medseg.core.segmentation import LabelMap
+from medseg.core.protocols import ChoosesResults, Predictor, ResultKind, Writer
+from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.core.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ def predict_cases(
         on_done: called after each case.
     """
     outcomes = []
+    wants_shares = any("probabilities" in _taken(writer) for writer in writers)
     for case, image in _read_ahead(cases):
         start = time.monotonic()
         paths: list[Path] = []
@@ -69,9 +70,18 @@ def predict_cases(
         try:
             if isinstance(image, MedsegError):
                 raise image
-            result = predictor.predict(replace(case, read_image=partial(_given, image)))
+            given = replace(case, read_image=partial(_given, image))
+            shares: ProbabilityMap | None = None
+            if wants_shares:
+                result, shares = predictor.predict_with_probabilities(given)
+            else:
+                result = predictor.predict(given)
             for writer in writers:
-                paths += writer.write(result, case, folder=folder)
+                for kind in _taken(writer):
+                    chosen = shares if kind == "probabilities" else result
+                    assert chosen is not None
+                    paths += writer.write(chosen, case, folder=folder)
+            del shares
         except MedsegError as problem:
             error = problem
         except Exception as problem:
@@ -89,6 +99,10 @@ def predict_cases(
         if on_done:
             on_done(outcome)
     return outcomes
+
+
+def _taken(writer: Writer) -> tuple[ResultKind, ...]:
+    return writer.takes if isinstance(writer, ChoosesResults) else ("label_map",)
 
 
 def _given(image: Volume) -> Volume:

@@ -1,26 +1,45 @@
-"""One case through one bundle: image in, label map on the input grid out."""
+"""One case through one bundle: image in, label map and probabilities on the input grid out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medseg.bundle import ModelBundle
-from medseg.core.errors import MedsegError
+from medseg.config.build import build_restricted
+from medseg.core.errors import BundleError, MedsegError
+from medseg.core.geometry import Geometry
 from medseg.core.identity import Case
-from medseg.core.segmentation import LabelMap
+from medseg.core.labels import LabelSet
+from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.core.volume import Volume
 from medseg.data.plan import Plan
 from medseg.inference.postprocess import Postprocess
 from medseg.inference.precision import autocast, best_device, best_precision
 from medseg.inference.sliding_window import SlidingWindow
-from medseg.inference.upsample import upsample_labels
+from medseg.inference.upsample import upsample_labels, upsample_probabilities
 from medseg.models.layout import in_fast_layout
+from medseg.tasks.decoding import decode, probabilities
 from medseg.transforms.preprocess import preprocess
 from medseg.transforms.restore import turn_back, turned_shape
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkOutput:
+    """Logits of one image in network space.
+
+    Args:
+        logits: (channels, I, J, K), on the predictor's device.
+        source: grid of the image.
+    """
+
+    logits: Tensor
+    source: Geometry
 
 
 class NetworkPredictor:
@@ -29,7 +48,7 @@ class NetworkPredictor:
     Args:
         bundle: loaded bundle.
         inference: how images are covered with windows.
-        postprocess: what is removed from the label map; nothing by default.
+        postprocess: how the label map is corrected; None does what the bundle says.
         device: "cpu" or "cuda"; None takes a GPU where there is one.
         precision: "bf16-mixed", "16-mixed" or "32-true"; None takes the fastest native one.
     """
@@ -45,7 +64,7 @@ class NetworkPredictor:
     ) -> None:
         self.bundle = bundle
         self.inference = inference or SlidingWindow()
-        self.postprocess = postprocess or Postprocess()
+        self.postprocess = postprocess or postprocess_of(bundle)
         self.device = device or best_device()
         self.precision = precision or best_precision(self.device)
         self.networks: Sequence[nn.Module] = [
@@ -60,16 +79,58 @@ class NetworkPredictor:
 
     def predict_volume(self, volume: Volume) -> LabelMap:
         """Label map on the grid of the volume."""
-        plan = self.bundle.plan
-        ready = preprocess(volume, plan)
-        logits = self.logits(torch.from_numpy(ready.array))
-        shape = turned_shape(ready.source, plan.orientation)
-        labels = upsample_labels(logits, shape)
-        array = turn_back(labels, ready.source, orientation=plan.orientation)
-        return self.postprocess.apply(LabelMap(array, volume.geometry, self.bundle.labels))
+        return self.label_map(self.network_output(volume))
+
+    def predict_with_probabilities(self, case: Case) -> tuple[LabelMap, ProbabilityMap]:
+        """Label map and probabilities on the grid of the case's image, from one run of the network.
+
+        Probabilities are calibrated with the bundle's temperature and not post-processed.
+        """
+        output = self.network_output(case.read_image())
+        return self.label_map(output), self.probability_map(output)
+
+    def network_output(self, volume: Volume) -> NetworkOutput:
+        """Logits of a volume in network space."""
+        ready = preprocess(volume, self.bundle.plan)
+        return NetworkOutput(self.logits(torch.from_numpy(ready.array)), ready.source)
+
+    def label_map(self, output: NetworkOutput) -> LabelMap:
+        """Post-processed label map on the grid of the image."""
+        labels, orientation = self.bundle.labels, self.bundle.plan.orientation
+        logits = output.logits
+        offsets = self.postprocess.logit_offsets(labels)
+        if offsets is not None:
+            logits = logits + logits.new_tensor(offsets)[:, None, None, None]
+        classes = upsample_labels(
+            logits,
+            turned_shape(output.source, orientation),
+            decode=partial(decode, labels=labels, axis=1),
+            num_classes=len(labels),
+        )
+        array = turn_back(classes, output.source, orientation=orientation)
+        return self.postprocess.apply(LabelMap(array, output.source, labels))
+
+    def probability_map(self, output: NetworkOutput) -> ProbabilityMap:
+        """Calibrated probabilities on the grid of the image; of regions, with a background before
+        them that is 1 minus the likeliest.
+        """
+        labels, orientation = self.bundle.labels, self.bundle.plan.orientation
+        shares = upsample_probabilities(
+            output.logits,
+            turned_shape(output.source, orientation),
+            activation=partial(
+                probabilities, labels=labels, axis=1, temperature=self.bundle.temperature
+            ),
+        )
+        if labels.regions:
+            shares = np.concatenate([1 - shares.max(axis=0, keepdims=True), shares])
+            names = [region.name for region in labels.regions]
+            labels = LabelSet.from_names([labels.names[0], *names])
+        array = turn_back(shares, output.source, orientation=orientation)
+        return ProbabilityMap(array, output.source, labels)
 
     def logits(self, image: Tensor) -> Tensor:
-        """Mean logits of all folds, shape (classes, I, J, K).
+        """Mean logits of all folds, shape (channels, I, J, K).
 
         Args:
             image: preprocessed, shape (C, I, J, K).
@@ -85,7 +146,7 @@ class NetworkPredictor:
                     network,
                     image,
                     patch_size=tuple(self.bundle.plan.patch_size or ()),
-                    out_channels=len(self.bundle.labels),
+                    out_channels=self.bundle.labels.num_outputs,
                     mirror_axes=self.mirror_axes,
                     stride=free_stride(network),
                 )
@@ -107,6 +168,23 @@ def free_stride(network: nn.Module) -> tuple[int, ...] | None:
         return None  # positions are learnt for one extent
     stride: tuple[int, ...] | None = getattr(network, "stride", None)
     return stride
+
+
+def postprocess_of(bundle: ModelBundle) -> Postprocess:
+    """What a bundle says is to be done to its label maps.
+
+    Raises:
+        BundleError: it cannot be understood.
+    """
+    node = {"_target_": f"{Postprocess.__module__}.Postprocess", **bundle.postprocess}
+    try:
+        rules: Postprocess = build_restricted(node, packages=(Postprocess.__module__,), extra={})
+        rules.logit_offsets(bundle.labels)
+    except MedsegError as error:
+        raise BundleError(
+            bundle.folder / "card.yaml", f"postprocess: {error}", "set postprocess=none"
+        ) from error
+    return rules
 
 
 def mirror_axes_in_network(plan: Plan, mirror_axes: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from medseg.core.errors import ConfigError, OutputError
 from medseg.core.identity import Case
+from medseg.core.protocols import ResultKind
 from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.core.segments import SegmentSet
 from medseg.dicom.derived import Algorithm, derived_header
@@ -57,6 +58,10 @@ class DicomSegWriter:
 
     def __post_init__(self) -> None:
         _check_words(self.segmentation_type, self.empty_frames, self.compression)
+
+    @property
+    def takes(self) -> tuple[ResultKind, ...]:
+        return ("probabilities",) if self.segmentation_type == "FRACTIONAL" else ("label_map",)
 
     def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]:
         path = output_path(folder, case, ".dcm")

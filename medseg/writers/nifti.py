@@ -18,6 +18,7 @@ from medseg.core.atomic import atomic_path
 from medseg.core.errors import OutputError
 from medseg.core.geometry import Geometry
 from medseg.core.identity import Case
+from medseg.core.protocols import ResultKind
 from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.writers.names import output_path
 
@@ -33,7 +34,15 @@ class NiftiWriter:
 
     Label maps are stored as uint8, or the smallest wider integer that holds the label set.
     Probabilities are float32, shape (I, J, K, C). The same result gives the same bytes.
+
+    Args:
+        probabilities: also ask for a ProbabilityMap of each case.
     """
+
+    def __init__(self, *, probabilities: bool = False) -> None:
+        self.takes: tuple[ResultKind, ...] = (
+            ("label_map", "probabilities") if probabilities else ("label_map",)
+        )
 
     def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]:
         if isinstance(result, ProbabilityMap):

@@ -8,7 +8,7 @@ import pytest
 from medseg.cli.help import HELP
 
 HEAVY = ("torch", "monai", "lightning", "hydra", "omegaconf", "numpy", "rich", "pydantic")
-COMMANDS = ("train", "prepare", "predict", "evaluate", "doctor", "phantom")
+COMMANDS = ("train", "prepare", "predict", "evaluate", "ensemble", "doctor", "phantom")
 
 
 def medseg(*words, **options):

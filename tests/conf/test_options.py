@@ -16,12 +16,13 @@ from medseg.config.check import check
 from medseg.config.compose import compose, conf_dir, groups
 from medseg.config.schema import SCHEMAS
 
-COMMANDS = ("train", "prepare", "predict", "evaluate", "doctor", "phantom")
+COMMANDS = ("train", "prepare", "predict", "evaluate", "ensemble", "doctor", "phantom")
 
 # The only values that a person must give; any path will do, since nothing is read while checking.
 GIVEN = {
     "bundle",
     "data.source.folder",
+    "folds",
     "predictions",
     "references",
     "source.folder",
@@ -74,8 +75,12 @@ def uses(group: str) -> list[str]:
 
 def require_fit(command: str, overrides: Sequence[str]) -> DictConfig:
     composition = compose(command, overrides)
-    for key in OmegaConf.missing_keys(composition.config) & GIVEN:
-        OmegaConf.update(composition.config, key, "/somewhere")
+    for key in GIVEN:
+        # Looked up one by one: a value that refers to a missing one has no keys to list.
+        parent, _, name = key.rpartition(".")
+        section = OmegaConf.select(composition.config, parent) if parent else composition.config
+        if section is not None and OmegaConf.is_missing(section, name):
+            OmegaConf.update(composition.config, key, "/somewhere")
     check(composition, command=command)
     return composition.config
 

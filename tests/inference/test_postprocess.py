@@ -3,6 +3,7 @@ import phantoms
 import pytest
 
 from medseg.core.errors import ConfigError, LabelError
+from medseg.core.labels import LabelSet
 from medseg.core.segmentation import LabelMap
 from medseg.inference.postprocess import Postprocess
 
@@ -70,3 +71,85 @@ def test_a_negative_volume_is_refused():
         Postprocess(minimum_volume_mm3={"liver": -1.0})
 
     assert caught.value.where == "postprocess.minimum_volume_mm3"
+
+
+def test_the_largest_component_of_all_labels_together_is_kept():
+    given = islands()
+    given.array[4, 2, 2] = 2  # touches the liver of 8 voxels
+
+    result = Postprocess(largest_foreground=True).apply(given)
+
+    assert counts(result) == [8, 1]
+    assert result.array[4, 2, 2] == 2
+
+
+def test_holes_are_filled_but_no_other_label_is_overwritten():
+    given = islands()
+    given.array[10:15, 10:15, 10:15] = 1
+    given.array[12, 12, 11:13] = (2, 0)  # enclosed: one voxel of tumour and one of background
+    given.array[12, 14, 12] = 0  # at the surface
+
+    result = Postprocess(fill_holes=["liver"]).apply(given)
+
+    assert result.array[12, 12, 11:13].tolist() == [2, 1]
+    assert result.array[12, 14, 12] == 0
+
+
+def test_holes_of_an_image_of_one_slice_are_those_within_the_slice():
+    array = np.zeros((8, 9, 1), np.uint8)
+    array[2:5, 2:5, 0] = 1
+    array[3, 3, 0] = 0
+    given = LabelMap(array, phantoms.grid(shape=(8, 9, 1)), phantoms.TWO_LABELS)
+
+    assert Postprocess(fill_holes="all").apply(given).array[3, 3, 0] == 1
+
+
+def regions() -> LabelMap:
+    labels = LabelSet.from_mapping(
+        {"background": 0, "rim": 1, "core": 2, "regions": {"whole": [1, 2], "inner": [2]}}
+    )
+    array = np.zeros((36, 30, 22), np.uint8)
+    array[2:8, 2:8, 2:8] = 1
+    array[3:6, 3:6, 3:6] = 2
+    array[7, 7, 7] = 2  # a speck of the inner region, within the outer one
+    array[20:22, 20, 20] = (1, 2)  # a speck of both
+    return LabelMap(array, phantoms.grid(), labels)
+
+
+def test_what_is_taken_from_an_inner_region_falls_to_the_region_around_it():
+    result = Postprocess(minimum_volume_mm3={"inner": 100.0}).apply(regions())
+
+    assert result.array[7, 7, 7] == 1
+    assert result.array[20:22, 20, 20].tolist() == [1, 1]
+    assert (result.array[3:6, 3:6, 3:6] == 2).all()
+
+
+def test_an_outer_region_goes_with_all_that_is_in_it():
+    result = Postprocess(largest_component=["whole"]).apply(regions())
+
+    assert result.array[20:22, 20, 20].tolist() == [0, 0]
+    assert result.array[7, 7, 7] == 2
+
+
+def test_thresholds_become_offsets_of_the_logits():
+    rules = Postprocess(threshold={"tumour": 0.2})
+
+    # At a probability of 0.2 the odds are 1 to 4.
+    assert rules.logit_offsets(phantoms.TWO_LABELS) == pytest.approx([0.0, 0.0, np.log(4.0)])
+    assert Postprocess(threshold={"inner": 0.8}).logit_offsets(regions().labels) == pytest.approx(
+        [0.0, -np.log(4.0)]
+    )
+    assert Postprocess().logit_offsets(phantoms.TWO_LABELS) is None
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
+def test_a_threshold_that_is_no_probability_is_refused(value):
+    with pytest.raises(ConfigError, match="outside 0 to 1"):
+        Postprocess(threshold={"liver": value})
+
+
+def test_only_what_is_set_becomes_plain_data():
+    rules = Postprocess(largest_component="all", threshold={"liver": 0.4})
+
+    assert Postprocess().to_dict() == {}
+    assert Postprocess(**rules.to_dict()) == rules

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from learning_cases import case_of, one_hot, perfect_bundle, small_plan
 from phantoms import ALL_48_ORIENTATIONS
 
 from medseg.bundle import ModelBundle
-from medseg.core.errors import InputError, MedsegError
+from medseg.core.errors import BundleError, InputError, MedsegError
+from medseg.core.labels import LabelSet
 from medseg.core.volume import Volume
+from medseg.inference.postprocess import Postprocess
 from medseg.inference.predictor import NetworkPredictor, mirror_axes_in_network
 from medseg.inference.sliding_window import SlidingWindow
 
@@ -25,13 +28,24 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Network
     """Makes a predictor on the CPU from entries of the plan; each bundle is written once."""
     folders: dict[str, Path] = {}
 
-    def make(*, inference: SlidingWindow | None = None, **options) -> NetworkPredictor:
+    def make(
+        *,
+        inference: SlidingWindow | None = None,
+        postprocess: Postprocess | None = None,
+        **options,
+    ) -> NetworkPredictor:
         key = repr(sorted(options.items()))
         if key not in folders:
             folders[key] = tmp_path_factory.mktemp("bundle")
             perfect_bundle(folders[key], **options)
         bundle = ModelBundle.load(folders[key])
-        return NetworkPredictor(bundle, inference=inference, device="cpu", precision="32-true")
+        return NetworkPredictor(
+            bundle,
+            inference=inference,
+            postprocess=postprocess,
+            device="cpu",
+            precision="32-true",
+        )
 
     return make
 
@@ -198,3 +212,98 @@ def test_patient_axes_are_found_in_network_space(orientation, dims, letters, wan
         }  # fmt: skip
 
     assert mirror_axes_in_network(small_plan(**entries), letters) == wanted
+
+
+def test_probabilities_lie_on_the_inputs_grid_and_agree_with_the_label_map(predictor):
+    reference = phantoms.labelled_boxes(orientation="PIR")
+    perfect = predictor(
+        orientation="ASR",
+        spacing_mm=reference.geometry.reoriented("ASR").spacing_mm,
+        card={"temperature": 2.0},
+    )
+
+    result, shares = perfect.predict_with_probabilities(case_of(one_hot(reference), None))
+
+    assert np.array_equal(result.array, reference.array)
+    assert np.array_equal(shares.geometry.affine, reference.geometry.affine)
+    assert shares.labels.names == ("background", "liver", "tumour")
+    # The logits are 1 in the channel of the class and 0 elsewhere; halved by the temperature.
+    inside = np.exp(0.5) / (np.exp(0.5) + 2)
+    wanted = np.stack([reference.array == n for n in range(3)])
+    np.testing.assert_allclose(shares.array[wanted], inside, rtol=1e-3)
+    np.testing.assert_allclose(shares.array.sum(axis=0), 1, rtol=1e-5)
+
+
+def test_the_bundles_rules_are_followed_unless_others_are_given(predictor):
+    reference = phantoms.labelled_boxes()
+    array = reference.array.copy()
+    array[35, 29, 21] = 1
+    image = one_hot(replace(reference, array=array))
+    options = {"orientation": "RAS", "spacing_mm": reference.geometry.spacing_mm}
+    card = {"postprocess": {"largest_component": ["liver"]}}
+
+    followed = predictor(**options, card=card).predict_volume(image)
+    overridden = predictor(postprocess=Postprocess(), **options, card=card).predict_volume(image)
+
+    assert np.array_equal(followed.array, reference.array)
+    assert np.array_equal(overridden.array, array)
+
+
+def test_a_threshold_moves_the_border_between_classes(predictor):
+    reference = phantoms.labelled_boxes()
+    options = {"orientation": "RAS", "spacing_mm": reference.geometry.spacing_mm}
+
+    # A logit of 1 against 0 is a probability of 0.73 of one class against another.
+    kept, lost = (
+        predictor(postprocess=Postprocess(threshold={"tumour": t}), **options).predict_volume(
+            one_hot(reference)
+        )
+        for t in (0.7, 0.75)
+    )
+
+    assert (kept.array == 2).sum() == (reference.array == 2).sum()
+    assert (lost.array == 2).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("rules", "what"),
+    [
+        ({"largest": True}, "postprocess"),
+        ({"minimum_volume_mm3": "all"}, "postprocess"),
+        ({"threshold": {"livr": 0.4}}, "did you mean 'liver'"),
+    ],
+)
+def test_rules_that_a_bundle_cannot_mean_are_refused(predictor, rules, what):
+    with pytest.raises(BundleError, match=what):
+        predictor(card={"postprocess": rules})
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, "hot", float("nan")])
+def test_a_temperature_that_is_none_is_refused(predictor, temperature):
+    with pytest.raises(BundleError, match="has the temperature"):
+        predictor(card={"temperature": temperature})
+
+
+def test_regions_are_painted_into_one_label_map(predictor):
+    labels = LabelSet.from_mapping(
+        {"background": 0, "liver": 1, "tumour": 2, "regions": {"organ": [1, 2], "lesion": [2]}}
+    )
+    reference = phantoms.labelled_boxes(orientation="LPS")
+    masks = np.stack([reference.array > 0, reference.array == 2]).astype(np.float32)
+    perfect = predictor(
+        orientation="RAS",
+        spacing_mm=reference.geometry.reoriented("RAS").spacing_mm,
+        normalisation=({"kind": "scale_255"},) * 2,
+        labels=labels,
+        options={"in_channels": 2},
+    )
+    image = Volume(255.0 * (2 * masks - 1), reference.geometry)  # logits of 1 and -1
+
+    result, shares = perfect.predict_with_probabilities(case_of(image, None))
+
+    assert np.array_equal(result.array, reference.array)
+    assert result.labels.names == ("background", "liver", "tumour")
+    assert shares.labels.names == ("background", "organ", "lesion")
+    likely = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(shares.array[1][masks[0] > 0], likely, rtol=1e-3)
+    np.testing.assert_allclose(shares.array[2][masks[1] == 0], 1 - likely, rtol=1e-3)

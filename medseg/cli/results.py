@@ -1,0 +1,97 @@
+"""What stands at the end of a training: predictions and scores of cases it did not train on, and
+what to do next.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from medseg.bundle import ModelBundle
+from medseg.cli.console import console, counting
+from medseg.cli.preparation import Preparation
+from medseg.config.build import build
+from medseg.core.identity import Case
+from medseg.inference.cases import predict_cases
+from medseg.inference.predictor import NetworkPredictor
+from medseg.reports.evaluation import score_cases
+from medseg.reports.score_tables import scores_table, write_scores
+from medseg.training.fit import FitResult
+from medseg.writers.dicom_seg import DicomSegWriter
+from medseg.writers.nifti import NiftiWriter
+
+
+def show_results(
+    cfg: DictConfig, prepared: Preparation, bundle: ModelBundle, result: FitResult, folder: Path
+) -> int:
+    """Predicts and scores the held-out cases (validation cases if there are none) and prints what
+    to do next.
+    """
+    kind = "test" if prepared.split.test else "validation"
+    cases = [prepared.cases[key] for key in prepared.split.test or prepared.split.validation]
+    predictor = NetworkPredictor(
+        bundle,
+        inference=build(cfg.inference),
+        postprocess=build(cfg.postprocess),
+        device=prepared.device,
+    )
+    output = folder / "predictions"
+    writers: list[Any] = [NiftiWriter()]
+    if any(case.series is not None for case in cases):
+        writers.append(DicomSegWriter(algorithm_name=bundle.name, bundle_sha256=bundle.sha256))
+    with counting(f"predicting {kind} cases", len(cases)) as step:
+        outcomes = predict_cases(
+            predictor,
+            cases,
+            writers=writers,
+            folder=output,
+            keeps_results=True,
+            on_done=lambda _: step(),
+        )
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    for outcome in failed:
+        console.print(f"{outcome.key}: {outcome.error}", style="red", markup=False)
+    pairs = [
+        (outcome.key, reference, outcome.result)
+        for outcome in outcomes
+        if (reference := prepared.cases[outcome.key].read_reference) and outcome.result
+    ]
+    with counting("scoring", len(pairs)) as step:
+        evaluation = score_cases(pairs, prepared.labels, on_progress=step)
+    summary = evaluation.summarise()
+    write_scores(
+        evaluation,
+        summary,
+        folder,
+        model={"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256},
+    )
+    console.print(scores_table(summary, title=f"{kind} cases"))
+    console.print(f"trained {result.num_steps} steps in {result.elapsed_s / 60:.1f} min")
+    for title, path in (
+        ("bundle", bundle.folder),
+        ("predictions", output),
+        ("scores", folder / "scores.csv"),
+        ("TensorBoard", folder / "tensorboard"),
+    ):
+        console.print(f"{title + ':':<13}{path}", soft_wrap=True, markup=False)
+    console.print("next:")
+    for words in _next_commands(cases, bundle, folder):
+        console.print(f"  {shlex.join(words)}", soft_wrap=True, markup=False)
+    return 3 if failed else 0
+
+
+def _next_commands(cases: list[Case], bundle: ModelBundle, folder: Path) -> list[list[str]]:
+    """What to type next: the curves, and the same bundle on a folder of images."""
+    series = next((case.series for case in cases if case.series is not None), None)
+    files = next((case.paths for case in cases if case.paths), ())
+    images = (
+        series.paths[0].parent.parent if series else files[0].parent if files else Path("IMAGES")
+    )
+    predict = [
+        "python", "-m", "medseg", "predict", f"bundle={bundle.folder}", f"source.folder={images}",
+        "paths.output=output", "output=[nifti,dicom_seg]" if series else "output=[nifti]",
+    ]  # fmt: skip
+    return [["tensorboard", "--logdir", str(folder / "tensorboard")], predict]
