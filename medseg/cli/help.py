@@ -53,6 +53,7 @@ HELP: dict[str, HelpText] = {
             ("model=NAME  trainer=NAME", "network; cpu, gpu, ddp or debug"),
             ("trainer.max_time=DD:HH:MM:SS", "stop after this time; trainer.max_epochs=N likewise"),
             ("resume=true", "go on with a run that was stopped"),
+            ("start_from=BUNDLE", "begin with the weights and the plan of a trained bundle"),
             ("paths.runs=DIR", "where runs go"),
         ),
     ),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from medseg.bundle import ModelBundle
 from medseg.cli.console import console, counting
 from medseg.cli.resuming import require_same_training
+from medseg.cli.starting import adopted_plan, reasons_of, start_bundle
 from medseg.config.build import build
 from medseg.core.atomic import write_text
 from medseg.core.errors import ConfigError, LabelError
@@ -34,22 +36,26 @@ class Preparation:
         spec: the data set.
         labels: its classes.
         notice: what must be said about the data; "" if nothing.
+        channel_names: as the configuration or the source says; empty if neither does.
         cases: labelled cases by key.
         split: who trains and who validates.
         fingerprint, plan: of all cases that are not held out, the same in every fold.
         cache: with all training and validation cases prepared.
         device: "cpu" or "cuda".
+        start: the bundle whose weights to begin with; None for a random start.
     """
 
     spec: DatasetSpec
     labels: LabelSet
     notice: str
+    channel_names: tuple[str, ...]
     cases: dict[str, Case]
     split: Split
     fingerprint: Fingerprint
     plan: Plan
     cache: CaseCache
     device: str
+    start: ModelBundle | None
 
 
 def run_folder(cfg: DictConfig) -> Path:
@@ -94,7 +100,14 @@ def prepare_data(cfg: DictConfig) -> Preparation:
         # averaged (as nnU-Net does); held-out cases do not.
         fingerprint = measure(used, labels, num_threads=threads, on_progress=step)
     _check_contents(spec, labels, fingerprint, training=set(split.train))
-    plan = make_plan(fingerprint, modality=spec.modality, given=given, device=device)
+    channel_names = tuple(spec.channel_names) or description.channel_names
+    wanted, start = given, start_bundle(cfg)
+    if start is not None:
+        wanted = adopted_plan(
+            given, start, num_channels=fingerprint.num_channels, channel_names=channel_names
+        )
+    plan = make_plan(fingerprint, modality=spec.modality, given=wanted, device=device)
+    plan = replace(plan, reasons={**plan.reasons, **reasons_of(given, wanted)})
     with open_dict(cfg):
         cfg.plan = {"_target_": cfg.plan._target_, **plan.to_dict()}
     if has_checkpoint(folder / CHECKPOINT_NAME):
@@ -107,7 +120,17 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     with counting("preparing cases", len(used)) as step:
         cache.prepare(used, num_threads=threads, on_progress=step)
     return Preparation(
-        spec, labels, description.notice, by_key, split, fingerprint, plan, cache, device
+        spec,
+        labels,
+        description.notice,
+        channel_names,
+        by_key,
+        split,
+        fingerprint,
+        plan,
+        cache,
+        device,
+        start,
     )
 
 

@@ -20,6 +20,7 @@ from medseg.cli.folders import require_fresh
 from medseg.cli.preparation import Preparation, prepare_data, run_folder
 from medseg.cli.results import show_results
 from medseg.cli.resuming import is_first_process, sole_use
+from medseg.cli.starting import take_weights
 from medseg.config.build import accepts, build, build_all
 from medseg.config.check import load_config
 from medseg.core.atomic import write_text
@@ -85,6 +86,15 @@ def _model(cfg: DictConfig, prepared: Preparation) -> nn.Module:
             "plan.patch_size",
             f"is {list(patch)}, no multiple of the network's stride {list(stride)}",
             f"set plan.patch_size=[{','.join(map(str, fitting))}]",
+        )
+    if prepared.start is not None:
+        take_weights(
+            model,
+            prepared.start,
+            cfg,
+            labels=prepared.labels,
+            num_channels=prepared.fingerprint.num_channels,
+            channel_names=prepared.channel_names,
         )
     return model
 
@@ -195,7 +205,7 @@ def _write_bundle(
             "data": {
                 "name": prepared.spec.name,
                 "modality": prepared.spec.modality,
-                "channel_names": list(prepared.spec.channel_names),
+                "channel_names": list(prepared.channel_names),
                 "num_training_cases": len(prepared.split.train),
                 "training_cases_sha256": hashlib.sha256(
                     "\n".join(prepared.split.train).encode()
@@ -205,6 +215,9 @@ def _write_bundle(
             "network": {"class": network, "options": options},
             "postprocess": rules.to_dict(),
             "training": {
+                "started_from": None
+                if prepared.start is None
+                else {"name": prepared.start.name, "sha256": prepared.start.sha256},
                 "steps": result.num_steps,
                 "seconds": round(result.elapsed_s, 1),
                 "validation_dice": {k: round(v, 4) for k, v in result.scores.items()},

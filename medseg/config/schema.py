@@ -37,6 +37,7 @@ class Train(Command):
     fold: Annotated[int, Field(ge=0)] | Literal["all"]
     seed: Annotated[int, Field(ge=0)]
     resume: bool
+    start_from: str | None
 
 
 class Predict(Command):

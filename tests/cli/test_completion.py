@@ -35,6 +35,7 @@ def test_options_and_groups_of_the_command_follow():
     assert "trainer.max_epochs=" in query("medseg train trainer.max_e")
     assert "bundle=" in query("medseg predict bund")
     assert "folds=" in query("medseg ensemble fol")
+    assert "start_from=" in query("medseg train start")
     assert query("medseg nonsense x") == []
 
 

@@ -205,6 +205,48 @@ def test_moved_data_are_found_where_they_are_said_to_be(work, tmp_path, capsys):
     assert bundle.postprocess == {"largest_component": "all"}
 
 
+def test_a_training_goes_on_from_a_bundle_with_another_label(work, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundle = ModelBundle.load(work / "runs" / "blocks" / "fold_0" / "bundle")
+
+    code = medseg_main(
+        [
+            "train", "data=folder", f"data.source.folder={work / 'blocks'}", "data.modality=CT",
+            "data.labels={background: 0, corner: 2, whole: 1}", "data.num_folds=3", "trainer=cpu",
+            "trainer.max_epochs=1", "loader.steps_per_epoch=1", "optimizer.lr=0.0001",
+            f"start_from={bundle.folder}", f"paths.runs={tmp_path / 'runs'}", "name=more",
+            f"paths.cache={work / 'cache'}", "logger=none", "callbacks=none",
+        ]
+    )  # fmt: skip
+
+    assert code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "labels kept: background, corner" in printed
+    assert "labels that are new: whole" in printed
+    assert "labels left out: box" in printed
+    more = ModelBundle.load(tmp_path / "runs" / "more" / "fold_0" / "bundle")
+    assert more.plan.patch_size == bundle.plan.patch_size
+    assert more.plan.reasons["patch_size"] == "that of the bundle to start from"
+    assert more.card["training"]["started_from"]["sha256"] == bundle.sha256
+    before, after = (b.build_networks()[0].state_dict() for b in (bundle, more))
+    # One step at this rate moves a weight by 0.0001 at most; a random start lies further off.
+    for name in ("encoder.1.0.conv.weight", "ups.0.weight"):
+        np.testing.assert_allclose(after[name], before[name], atol=2e-4)
+    head = after["heads.0.weight"]
+    np.testing.assert_allclose(head[[0, 2]], before["heads.0.weight"][[0, 2]], atol=2e-4)
+    assert np.abs(head[1] - before["heads.0.weight"][1]).max() > 1e-3
+
+
+def test_a_bundle_of_another_kind_is_no_start(work, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundle = work / "runs" / "blocks" / "fold_0" / "bundle"
+    more = [f"start_from={bundle}", "fold=0", f"paths.runs={tmp_path / 'runs'}"]
+    words = ["name=other", *more]
+
+    assert train(work, *words, "model.spatial_dims=2", "plan.patch_size=[16,16]") == 1
+    assert "start_from: is a 3D network" in capsys.readouterr().err
+
+
 def test_regions_are_trained_predicted_and_scored(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

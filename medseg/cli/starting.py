@@ -1,0 +1,155 @@
+"""Training that begins with a trained bundle: its plan, its weights, a report of what fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+from torch import nn
+
+from medseg.bundle import ModelBundle
+from medseg.cli.console import console
+from medseg.config.build import build
+from medseg.core.errors import ConfigError
+from medseg.core.labels import LabelSet
+from medseg.data.plan import Plan
+from medseg.models.weights import Matches, StartReport, matches, start_from
+
+_REASON = "that of the bundle to start from"
+# The batch size depends on the device, not on the weights.
+_ADOPTED = (
+    "orientation", "spacing_mm", "patch_size", "strides", "kernel_sizes", "base_channels",
+)  # fmt: skip
+_MOST_LISTED = 6
+
+
+def start_bundle(cfg: DictConfig) -> ModelBundle | None:
+    """The bundle to start from; None if the start is random."""
+    if cfg.start_from is None:
+        return None
+    bundle = ModelBundle.load(Path(str(cfg.start_from)).expanduser())
+    dims = bundle.plan.spatial_dims
+    if dims != int(cfg.model.spatial_dims):
+        raise ConfigError(
+            "start_from",
+            f"is a {dims}D network, but model.spatial_dims is {cfg.model.spatial_dims}",
+            f"set model.spatial_dims={dims}",
+        )
+    return bundle
+
+
+def adopted_plan(
+    given: Plan, bundle: ModelBundle, *, num_channels: int, channel_names: Sequence[str]
+) -> Plan:
+    """The plan with what is still open taken from the bundle.
+
+    Normalisation is taken over only where the channels are the same.
+    """
+    entries: dict[str, Any] = {
+        name: getattr(bundle.plan, name) for name in _ADOPTED if getattr(given, name) is None
+    }
+    found = channel_matches(bundle, num_channels=num_channels, channel_names=channel_names)
+    if given.normalisation is None and found == list(range(bundle.num_channels)):
+        entries["normalisation"] = bundle.plan.normalisation
+    return replace(given, **entries)
+
+
+def reasons_of(given: Plan, adopted: Plan) -> dict[str, str]:
+    """The reason of each entry that was taken from the bundle."""
+    return {
+        name: _REASON
+        for name in (*_ADOPTED, "normalisation")
+        if getattr(given, name) is None and getattr(adopted, name) is not None
+    }
+
+
+def take_weights(
+    network: nn.Module,
+    bundle: ModelBundle,
+    cfg: DictConfig,
+    *,
+    labels: LabelSet,
+    num_channels: int,
+    channel_names: Sequence[str],
+) -> None:
+    """Copies what fits from the bundle into the network and prints what became of it.
+
+    Of several folds the one of the same number is taken, else the first.
+
+    Raises:
+        ConfigError: nothing fits.
+    """
+    wanted = f"weights/fold_{cfg.fold}.safetensors"
+    name = wanted if wanted in bundle.weight_files else bundle.weight_files[0]
+    old_names, new_names = _output_names(bundle.labels), _output_names(labels)
+    outputs = matches(old_names, new_names)
+    channels = channel_matches(bundle, num_channels=num_channels, channel_names=channel_names)
+    report = start_from(
+        network,
+        load_file(bundle.folder / name),
+        make=lambda ins, outs: build(cfg.model, in_channels=ins, out_channels=outs),
+        channels=channels,
+        outputs=outputs,
+    )
+    if not report.copied:
+        raise ConfigError(
+            "start_from",
+            f"{bundle.folder} holds weights of {bundle.card['network']['class']}, of which none "
+            f"fits {cfg.model._target_}",
+            "choose the model and the plan that the bundle was trained with",
+        )
+    _print(report, bundle, f"{bundle.folder / name}", old_names, new_names, channels)
+
+
+def channel_matches(
+    bundle: ModelBundle, *, num_channels: int, channel_names: Sequence[str]
+) -> list[int | None]:
+    """Which channel of the bundle each channel continues: that of the same name, or of the same
+    number where one of them names none.
+    """
+    data = bundle.card.get("data")
+    old = [str(name) for name in (data or {}).get("channel_names") or ()]
+    if len(old) == bundle.num_channels and len(channel_names) == num_channels:
+        return matches(old, list(channel_names))
+    return [n if n < bundle.num_channels else None for n in range(num_channels)]
+
+
+def _output_names(labels: LabelSet) -> list[str]:
+    return [region.name for region in labels.regions] or list(labels.names)
+
+
+def _print(
+    report: StartReport,
+    bundle: ModelBundle,
+    source: str,
+    old_names: Sequence[str],
+    new_names: Sequence[str],
+    channels: Matches,
+) -> None:
+    total = len(report.copied) + len(report.adapted) + len(report.new)
+    console.print(
+        f"starting from {source}: {len(report.copied)} of {total} tensors taken over, "
+        f"{len(report.adapted)} in part, {len(report.new)} new, {len(report.left_out)} left out",
+        soft_wrap=True,
+        markup=False,
+    )
+    kept = [name for name in new_names if name in old_names]
+    facts = [
+        ("labels kept", kept),
+        ("labels that are new", [name for name in new_names if name not in old_names]),
+        ("labels left out", [name for name in old_names if name not in new_names]),
+        ("channels that are new", [str(n) for n, found in enumerate(channels) if found is None]),
+        ("taken over in part", report.adapted),
+        ("new tensors", report.new),
+        ("tensors left out", report.left_out),
+    ]
+    for title, names in facts:
+        if names:
+            more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+            console.print(
+                f"  {title}: {', '.join(names[:_MOST_LISTED])}{more}", soft_wrap=True, markup=False
+            )
