@@ -51,6 +51,7 @@ HELP: dict[str, HelpText] = {
                 "where the images are (Decathlon, nnU-Net or image/label folders)",
             ),
             ("model=NAME  trainer=NAME", "network; cpu, gpu, ddp or debug"),
+            ("recipe=NAME", "fast, standard or best: what belongs together (docs/recipe.md)"),
             ("trainer.max_time=DD:HH:MM:SS", "stop after this time; trainer.max_epochs=N likewise"),
             ("resume=true", "go on with a run that was stopped"),
             ("start_from=BUNDLE", "begin with the weights and the plan of a trained bundle"),
