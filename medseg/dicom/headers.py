@@ -245,13 +245,16 @@ def _studies_of_two_patients(headers: Sequence[Header]) -> set[str]:
 
 def _refuse_broken(members: list[Header], broken: dict[Path, InputError]) -> None:
     """A damaged file refuses the series it belongs to; if it cannot say which, all series of its
-    folder.
+    folder, or those of its SOP class if it can say that.
     """
     uid = members[0].text("SeriesInstanceUID")
     folders = {header.path.parent for header in members}
+    classes = {header.text("SOPClassUID") for header in members} | {""}
     for path, error in broken.items():
-        own = error.series_uid if isinstance(error, CutHeaderError) else ""
-        if own == uid or (not own and path.parent in folders):
+        own, sop_class = "", ""
+        if isinstance(error, CutHeaderError):
+            own, sop_class = error.series_uid, error.sop_class
+        if own == uid or (not own and path.parent in folders and sop_class in classes):
             raise error
 
 

@@ -21,7 +21,14 @@ import pydicom
 from pydicom.filereader import read_dataset
 
 from medseg.core.errors import InputError
-from medseg.dicom.syntaxes import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from medseg.dicom.syntaxes import (
+    DEFLATED,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    is_image_class,
+    other_object,
+)
 from medseg.dicom.values import (
     bad_value,
     is_empty,
@@ -44,6 +51,8 @@ _MAX_HEADER = 1 << 27
 # before inflating.
 _MAX_INFLATED_RATIO = 200
 _MAX_INFLATED_SLACK = 1 << 26
+# Elements of the file meta information, group 2.
+_SYNTAX, _SOP_CLASS = b"\x10\x00", b"\x02\x00"
 
 _KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate",
@@ -200,7 +209,7 @@ def quiet() -> Iterator[None]:
 def _read(file: io.BufferedReader, size: int, path: Path, name: str) -> Header:
     file.seek(0)
     head = file.read(_FIRST_READ)
-    syntax, start = _file_meta(head, name)
+    syntax, sop_class, start = _file_meta(head, name)
     implicit, little = syntax == IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
     if not syntax:
         syntax, implicit, little = _guess_encoding(head[start : start + 8])
@@ -214,8 +223,11 @@ def _read(file: io.BufferedReader, size: int, path: Path, name: str) -> Header:
         stream = io.BytesIO(head)
         stream.seek(start)
         found: list[tuple[int, int]] = []
+        last_tag = 0
 
         def at_pixels(tag: int, vr: str | None, length: int, found: list[Any] = found) -> bool:
+            nonlocal last_tag
+            last_tag = int(tag)
             if tag in (FLOAT_PIXELS, DOUBLE_PIXELS, PIXELS):
                 found.append((int(tag), int(length)))
             return bool(found)
@@ -232,8 +244,10 @@ def _read(file: io.BufferedReader, size: int, path: Path, name: str) -> Header:
         if len(head) >= size:
             if failure is not None:
                 raise failure
-            if stream.tell() != size or _is_cut(dataset):
-                raise _cut(name, dataset)
+            sop_class = sop_class or text_of(dataset, "SOPClassUID", where=name)
+            is_cut = stream.tell() != size or _cut_element(dataset)
+            if is_cut or _is_stump(dataset, sop_class, last_tag):
+                raise _cut(name, dataset, sop_class)
             break
         if len(head) >= _MAX_HEADER:
             raise InputError(
@@ -266,13 +280,13 @@ def _read(file: io.BufferedReader, size: int, path: Path, name: str) -> Header:
     )
 
 
-def _file_meta(head: bytes, name: str) -> tuple[str, int]:
-    """Transfer syntax ("" if not stated) and the position where the data set starts."""
+def _file_meta(head: bytes, name: str) -> tuple[str, str, int]:
+    """Transfer syntax and SOP class ("" if not stated), and where the data set starts."""
     has_magic = head[128:132] == b"DICM"
     position = 132 if has_magic else 0
     if not has_magic and not looks_like_dataset(head):
         raise NotDicomError
-    syntax = ""
+    stated = {_SYNTAX: "", _SOP_CLASS: ""}
     # File meta information is always explicit VR little endian (PS3.10 section 7.1).
     while len(head) - position >= 8 and head[position : position + 2] == b"\x02\x00":
         vr = head[position + 4 : position + 6]
@@ -284,12 +298,13 @@ def _file_meta(head: bytes, name: str) -> tuple[str, int]:
             value = position + 8
         if value + length > len(head):
             raise _corrupt(name, "the meta information is cut short")
-        if head[position + 2 : position + 4] == b"\x10\x00":
-            syntax = head[value : value + length].decode("ascii", "replace").strip("\0 ")
+        element = head[position + 2 : position + 4]
+        if element in stated:
+            stated[element] = head[value : value + length].decode("ascii", "replace").strip("\0 ")
         position = value + length
     if has_magic and len(head) - position < 8:
         raise _corrupt(name, "the file ends after the meta information")
-    return syntax, position
+    return stated[_SYNTAX], stated[_SOP_CLASS], position
 
 
 def looks_like_dataset(head: bytes) -> bool:
@@ -338,14 +353,25 @@ def _inflate(deflated: bytes, name: str) -> bytes:
     return inflated
 
 
-def _is_cut(dataset: Any) -> bool:
-    """True if the last element read holds fewer bytes than its length says."""
+def _cut_element(dataset: Any) -> int:
+    """Tag of the last element read if it holds fewer bytes than its length says, else 0."""
     raws = [element for element in dict.values(dataset._dict) if hasattr(element, "length")]
     if not raws:
-        return False
+        return 0
     last = max(raws, key=lambda element: int(element.tag))
     size = len(last.value) if isinstance(last.value, bytes) else 0
-    return last.length not in (0xFFFFFFFF, 0) and size < last.length
+    is_cut = last.length not in (0xFFFFFFFF, 0) and size < last.length
+    return int(last.tag) if is_cut else 0
+
+
+def _is_stump(dataset: Any, sop_class: str, last_tag: int) -> bool:
+    """True for an image that ends between two elements, before anything of its pixels is said.
+
+    Objects that lack the series altogether but go on behind its place are whole.
+    """
+    if not is_image_class(sop_class) or "Rows" in dataset or "ImagePositionPatient" in dataset:
+        return False
+    return "SeriesInstanceUID" in dataset or last_tag < tag_of("SeriesInstanceUID")
 
 
 def _corrupt(name: str, why: str) -> InputError:
@@ -358,14 +384,19 @@ def _corrupt(name: str, why: str) -> InputError:
 
 
 class CutHeaderError(InputError):
-    """A header that ends early; knows the series as far as it was read."""
+    """A header that ends early; knows series and SOP class as far as they were read."""
 
     series_uid: str = ""
+    sop_class: str = ""
 
 
-def _cut(name: str, dataset: Any) -> InputError:
+def _cut(name: str, dataset: Any, sop_class: str) -> InputError:
     error = CutHeaderError(
         name, "ends in the middle of its header", "export or send the file again", code="E_HEADER"
     )
-    error.series_uid = text_of(dataset, "SeriesInstanceUID", where=name)
+    if _cut_element(dataset) != tag_of("SeriesInstanceUID"):
+        error.series_uid = text_of(dataset, "SeriesInstanceUID", where=name)
+    # Without meta information the UID itself may have been cut.
+    if is_image_class(sop_class) or other_object(sop_class):
+        error.sop_class = sop_class
     return error

@@ -94,7 +94,7 @@ def other_object(sop_class: str) -> str:
     """What a SOP class that is no image is called; "" for images and unknown classes."""
     if sop_class in OTHER_OBJECTS:
         return OTHER_OBJECTS[sop_class]
-    if sop_class in PROJECTIONS or sop_class in CROSS_SECTIONAL:
+    if is_image_class(sop_class):
         return ""
     return next((name for start, name in OTHER_FAMILIES.items() if sop_class.startswith(start)), "")
 
@@ -102,3 +102,8 @@ def other_object(sop_class: str) -> str:
 def is_projection_class(sop_class: str) -> bool:
     """True for images of one plane without a place in the patient, captures included."""
     return sop_class in PROJECTIONS or sop_class in SECONDARY_CAPTURES
+
+
+def is_image_class(sop_class: str) -> bool:
+    """True for images, captures left aside."""
+    return sop_class in PROJECTIONS or sop_class in CROSS_SECTIONAL

@@ -7,16 +7,18 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import dicom_cases as cases
 import numpy as np
 import pytest
-from dicom_cases import save, save_all, slices
+from dicom_cases import SHAPE, save, save_all, slices
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from medseg.core.errors import InputError
+from medseg.dicom.headers import index_folder
 from medseg.dicom.volumes import read_dicom_volumes
 
 Builder = Callable[[Path], None]
@@ -694,6 +696,37 @@ def test_kind_of_dicom_is_refused_with_its_code(name: str, tmp_path: Path) -> No
     assert str(tmp_path) in str(error)
     assert error.what
     assert "LEAK" not in str(error)
+
+
+def test_a_last_slice_cut_anywhere_is_never_left_out_in_silence(tmp_path: Path) -> None:
+    """Between two elements a cut leaves a whole data set without pixels."""
+    *_, last = save_all(slices(shape=(5, 4, 3)), tmp_path)
+    whole = last.read_bytes()
+    read = []
+
+    for length in range(1, len(whole)):
+        last.write_bytes(whole[:length])
+        with suppress(InputError):
+            read.append((length, read_dicom_volumes(tmp_path)))
+
+    assert read == []
+    last.write_bytes(whole)
+    assert read_dicom_volumes(tmp_path)[0].spatial_shape == (5, 4, 3)
+
+
+def test_a_cut_object_of_another_class_leaves_the_series_be(tmp_path: Path) -> None:
+    datasets = slices()
+    save_all(datasets, tmp_path)
+    report = slices(shape=(5, 4, 1))[0]
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.22"
+    save(report, tmp_path / "report.dcm")
+    whole = (tmp_path / "report.dcm").read_bytes()
+    (tmp_path / "report.dcm").write_bytes(whole[: whole.index(b"LEAK") + 2])
+
+    index = index_folder(tmp_path)
+
+    assert [volume.geometry.shape for volume in index.volumes] == [SHAPE]
+    assert [error.code for error in index.refused] == ["E_HEADER"]
 
 
 def test_gap_message_names_the_place_and_the_remedy(tmp_path: Path) -> None:
