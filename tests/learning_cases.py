@@ -32,7 +32,8 @@ from medseg.losses.dice_ce import DiceCELoss
 from medseg.models.unet import UNet
 from medseg.tasks.semantic import SemanticTask
 from medseg.training.callbacks import EpochCheckpoint, MovingAverage
-from medseg.training.fit import CHECKPOINT_NAME, FitResult, fit
+from medseg.training.checkpoint_files import CHECKPOINT_NAME
+from medseg.training.fit import FitResult, fit
 from medseg.training.module import TrainingModule
 from medseg.training.schedules import poly
 from medseg.transforms.augment import Augment

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from medseg.bundle import ModelBundle
 from medseg.cli.console import console, counting
+from medseg.cli.network_plan import plan_for_network
 from medseg.cli.resuming import require_same_training
 from medseg.cli.starting import adopted_plan, reasons_of, start_bundle
 from medseg.config.build import build
@@ -20,12 +21,16 @@ from medseg.core.errors import ConfigError, LabelError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.data.cache import CaseCache
-from medseg.data.fingerprint import Fingerprint, measure
-from medseg.data.plan import Plan, make_plan
+from medseg.data.case_facts import FactsFolder
+from medseg.data.fingerprint import Fingerprint, Measurement, measure
+from medseg.data.oddities import find_oddities, refuse_leaks
+from medseg.data.plan import Plan
+from medseg.data.planning import make_plan
+from medseg.data.readings import Readings
 from medseg.data.spec import DatasetSpec
 from medseg.data.split import Split, split_cases
-from medseg.training.callbacks import has_checkpoint
-from medseg.training.fit import CHECKPOINT_NAME, device_of
+from medseg.inference.precision import device_of
+from medseg.training.checkpoint_files import CHECKPOINT_NAME, has_checkpoint
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,12 @@ def run_folder(cfg: DictConfig) -> Path:
 
 
 def prepare_data(cfg: DictConfig) -> Preparation:
-    """Reads, checks and measures the data set, plans, and fills the cache; plan and split go to the
-    run folder.
+    """Reads, checks and measures the data set, plans, and fills the cache; fingerprint, plan and
+    split go to the run folder.
 
     The finished plan also replaces `cfg.plan`, so that options which refer to it have their values.
     """
-    folder = run_folder(cfg)
+    folder, cache_folder = run_folder(cfg), Path(cfg.paths.cache)
     device = device_of(str(cfg.trainer.accelerator))
     given: Plan = build(cfg.plan)
     spec: DatasetSpec = build(cfg.data)
@@ -80,11 +85,9 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     cases = spec.labelled_cases()
     without = [*description.orphan_labels, *description.absent_cases]
     if without:
-        console.print(
+        _warn(
             f"labels without an image, or listed without a file: {', '.join(without[:10])}"
-            f"{' ...' if len(without) > 10 else ''}",
-            style="yellow",
-            markup=False,
+            f"{' ...' if len(without) > 10 else ''}"
         )
     split = split_cases(cases, fold=cfg.fold, num_folds=spec.num_folds, seed=spec.split_seed)
     by_key = {case.key: case for case in cases}
@@ -93,13 +96,22 @@ def prepare_data(cfg: DictConfig) -> Preparation:
         f"{len(split.test)} held out; labels {', '.join(labels.names)}",
         markup=False,
     )
-    used = [case for case in cases if not case.is_held_out]
     threads = min(4, os.cpu_count() or 1)
-    with counting("reading cases", len(used)) as step:
+    readings = Readings()
+    with counting("reading cases", len(cases)) as step:
         # Cases that a fold validates count as well, so that all folds have one plan and can be
-        # averaged (as nnU-Net does); held-out cases do not.
-        fingerprint = measure(used, labels, num_threads=threads, on_progress=step)
-    _check_contents(spec, labels, fingerprint, training=set(split.train))
+        # averaged (as nnU-Net does); held-out cases are only compared with the others.
+        measured = measure(
+            cases,
+            labels,
+            counted={case.key for case in cases if not case.is_held_out},
+            num_threads=threads,
+            on_progress=step,
+            known=FactsFolder(cache_folder / "facts", labels),
+            readings=readings,
+        )
+    fingerprint = measured.fingerprint
+    _check_contents(spec, labels, measured, split)
     channel_names = tuple(spec.channel_names) or description.channel_names
     wanted, start = given, start_bundle(cfg)
     if start is not None:
@@ -108,17 +120,17 @@ def prepare_data(cfg: DictConfig) -> Preparation:
         )
     plan = make_plan(fingerprint, modality=spec.modality, given=wanted, device=device)
     plan = replace(plan, reasons={**plan.reasons, **reasons_of(given, wanted)})
-    with open_dict(cfg):
-        cfg.plan = {"_target_": cfg.plan._target_, **plan.to_dict()}
+    plan = plan_for_network(cfg, plan, given=given, labels=labels, device=device)
     if has_checkpoint(folder / CHECKPOINT_NAME):
         settings = OmegaConf.to_container(cfg, resolve=True)
         require_same_training(settings, split, folder=folder)  # type: ignore[arg-type]
-    fingerprint.save(folder / "fingerprint.json")
+    fingerprint.save(folder / "fingerprint.json", labels=labels)
     write_text(folder / "split.yaml", yaml.safe_dump(_plain(split.to_dict()), sort_keys=False))
     write_text(folder / "plan.yaml", plan.to_yaml())
-    cache = CaseCache(Path(cfg.paths.cache) / "cases", plan=plan, num_classes=len(labels))
+    cache = CaseCache(cache_folder / "cases", plan=plan, num_classes=len(labels))
+    used = [case for case in cases if not case.is_held_out]
     with counting("preparing cases", len(used)) as step:
-        cache.prepare(used, num_threads=threads, on_progress=step)
+        cache.prepare(used, num_threads=threads, on_progress=step, readings=readings)
     return Preparation(
         spec,
         labels,
@@ -135,15 +147,19 @@ def prepare_data(cfg: DictConfig) -> Preparation:
 
 
 def _check_contents(
-    spec: DatasetSpec, labels: LabelSet, fingerprint: Fingerprint, *, training: set[str]
+    spec: DatasetSpec, labels: LabelSet, measured: Measurement, split: Split
 ) -> None:
-    """Compares what the training cases hold with what the data set is said to hold.
+    """Compares what the cases hold with what the data set is said to hold, and names odd ones.
 
     Raises:
         ConfigError: the names of the channels are too many or too few.
+        InputError: an image is trained on and held out for testing.
         LabelError: there is nothing to learn.
     """
-    names = spec.channel_names
+    refuse_leaks(measured.cases, split)
+    for oddity in find_oddities(measured.cases, labels, split, modality=spec.modality):
+        _warn(f"odd: {oddity}")
+    names, fingerprint = spec.channel_names, measured.fingerprint
     if names and len(names) != fingerprint.num_channels:
         raise ConfigError(
             "data.channel_names",
@@ -155,7 +171,9 @@ def _check_contents(
         label.name
         for label in labels.foreground
         if not any(
-            case.class_voxels[label.class_id] for case in fingerprint.cases if case.key in training
+            case.class_voxels[label.class_id]
+            for case in fingerprint.cases
+            if case.key in split.train
         )
     ]
     if len(absent) == len(labels.foreground):
@@ -166,11 +184,11 @@ def _check_contents(
             code="E_EMPTY_LABEL",
         )
     if absent:
-        console.print(
-            f"no training case has a voxel of {', '.join(absent)}, so it cannot be learnt",
-            style="yellow",
-            markup=False,
-        )
+        _warn(f"no training case has a voxel of {', '.join(absent)}, so it cannot be learnt")
+
+
+def _warn(text: str) -> None:
+    console.print(text, style="yellow", markup=False)
 
 
 def _plain(content: dict[str, Any]) -> dict[str, Any]:

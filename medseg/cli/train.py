@@ -74,26 +74,15 @@ def _model(cfg: DictConfig, prepared: Preparation) -> nn.Module:
     # The random start belongs to the seed alone, whatever was drawn while preparing.
     torch.manual_seed(int(cfg.seed))
     model: nn.Module = build(
-        cfg.model,
-        in_channels=prepared.fingerprint.num_channels,
-        out_channels=prepared.labels.num_outputs,
+        cfg.model, in_channels=prepared.plan.num_channels, out_channels=prepared.labels.num_outputs
     )
-    stride = getattr(model, "stride", None)
-    patch = prepared.plan.patch_size or ()
-    if stride is not None and any(p % s for p, s in zip(patch, stride, strict=True)):
-        fitting = [math.ceil(p / s) * s for p, s in zip(patch, stride, strict=True)]
-        raise ConfigError(
-            "plan.patch_size",
-            f"is {list(patch)}, no multiple of the network's stride {list(stride)}",
-            f"set plan.patch_size=[{','.join(map(str, fitting))}]",
-        )
     if prepared.start is not None:
         take_weights(
             model,
             prepared.start,
             cfg,
             labels=prepared.labels,
-            num_channels=prepared.fingerprint.num_channels,
+            num_channels=prepared.plan.num_channels,
             channel_names=prepared.channel_names,
         )
     return model
@@ -189,7 +178,7 @@ def _write_bundle(
     options = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(options, dict)
     network = options.pop("_target_")
-    options["in_channels"] = prepared.fingerprint.num_channels
+    options["in_channels"] = prepared.plan.num_channels
     rules: Postprocess = build(cfg.postprocess) or Postprocess()
     fold = "all" if prepared.split.fold is None else prepared.split.fold
     return ModelBundle.write(

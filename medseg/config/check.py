@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -22,7 +22,14 @@ from medseg.config.build import (
 )
 from medseg.config.compose import Composition, compose
 from medseg.config.explain import CHOICE
-from medseg.config.schema import PLANNED_SECTION, SCHEMAS, SECTION_TARGETS, SUPPLIED, Section
+from medseg.config.schema import (
+    PLANNED_SECTION,
+    SCHEMAS,
+    SECTION_TARGETS,
+    SUPPLIED,
+    UNUSED,
+    Section,
+)
 from medseg.config.values import coerce
 from medseg.core.errors import ConfigError
 
@@ -70,6 +77,7 @@ def check(composition: Composition, *, command: str, chosen: Sequence[str] = ())
             supplied=SUPPLIED.get(command, {}),
             targets=SECTION_TARGETS.get(command, {}),
             groups=composition.groups,
+            unused=UNUSED.get(command, frozenset()),
         )
     if len(found) == 1:
         raise found[0]
@@ -87,6 +95,7 @@ def find_problems(
     supplied: Mapping[str, frozenset[str]] | None = None,
     targets: Mapping[str, str] | None = None,
     groups: Sequence[str] = (),
+    unused: Collection[str] = (),
 ) -> list[ConfigError]:
     """Every problem of a configuration, in the order it is written.
 
@@ -96,13 +105,14 @@ def find_problems(
         supplied: arguments that the command passes itself, by path of a node (`*`: any name).
         targets: classes of sections at the top that name none themselves.
         groups: names that may stand at the top besides those of the schema.
+        unused: sections at the top that are resolved, but not compared with their classes.
     """
     walk = _Walk(dict(supplied or {}), allowed_packages())
     plain = walk.resolve(config, "")
     for key, target in (targets or {}).items():
         if isinstance(plain.get(key), dict):
             plain[key]["_target_"] = target
-    walk.visit(plain, "")
+    walk.visit({key: value for key, value in plain.items() if key not in unused}, "")
     if schema is not None:
         _check_top(config, plain, schema, groups, walk.problems)
     return walk.problems

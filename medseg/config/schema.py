@@ -101,6 +101,17 @@ SECTION_TARGETS: dict[str, dict[str, str]] = {
     "evaluate": {"metrics": "medseg.reports.evaluation.ScoreSettings"},
 }
 
+# Groups that a command composes and does not use. Their classes take seconds to import, and they
+# are checked when they are used.
+UNUSED: dict[str, frozenset[str]] = {
+    "prepare": frozenset(
+        {
+            "trainer", "logger", "callbacks", "optimizer", "schedule", "augment", "loader",
+            "inference", "postprocess",
+        }
+    ),
+}  # fmt: skip
+
 # Section whose empty values are filled in from the data; references to them are empty until then.
 PLANNED_SECTION = "plan"
 

@@ -12,12 +12,17 @@ from medseg.core.errors import OutputError
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """Yields a path beside `path` to write to; on leaving without error it takes the name `path`.
 
     The new content is flushed to disk before it replaces the old. The yielded name starts with a
     dot and ends with the name of `path`, so extensions stay as they are. Missing folders are made.
     On an error the unfinished file is removed and `path` is left as it was.
+
+    Args:
+        path: the file.
+        durable: wait until the disk holds the content; False for what can be made again, where a
+            power cut may leave an empty or cut-off file.
 
     Raises:
         OutputError: the folder or file cannot be written, or the disk is full.
@@ -30,9 +35,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise _output_error(target, error) from error
     try:
         yield unfinished
-        _flush(unfinished)
+        if durable:
+            _flush(unfinished)
         unfinished.replace(target)
-        _flush(target.parent)
+        if durable:
+            _flush(target.parent)
     except OSError as error:
         # The caller may read other files meanwhile; only trouble with our own file is ours to tell.
         if error.filename not in (None, str(unfinished), unfinished, str(target.parent)):
@@ -43,9 +50,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
+def write_bytes(path: str | Path, content: bytes, *, durable: bool = True) -> None:
     """Replaces the content of `path` in one step; see `atomic_path`."""
-    with atomic_path(path) as unfinished:
+    with atomic_path(path, durable=durable) as unfinished:
         unfinished.write_bytes(content)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -13,16 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from medseg.core.errors import InputError, MedsegError, OutputError, raise_all
+from medseg.core.errors import MedsegError, OutputError, raise_all
 from medseg.core.identity import Case
 from medseg.data.plan import Plan
+from medseg.data.readings import Readings
+from medseg.data.source_hash import source_hash
 from medseg.transforms.preprocess import preprocess, preprocess_labels
 
 logger = logging.getLogger(__name__)
@@ -83,12 +83,23 @@ class CaseCache:
         *,
         num_threads: int = 4,
         on_progress: Callable[[], None] | None = None,
+        readings: Readings | None = None,
     ) -> None:
-        """Prepares all cases that are not yet stored; errors of all cases are reported together."""
+        """Prepares all cases that are not yet stored; errors of all cases are reported together.
+
+        Args:
+            cases: labelled cases.
+            num_threads: cases prepared at once.
+            on_progress: called after each case.
+            readings: images that were read already.
+
+        Raises:
+            OutputError: the disk is full or cannot be written to; no half-written case is left.
+        """
 
         def one(case: Case) -> MedsegError | None:
             try:
-                self.get(case)
+                self.get(case, readings=readings)
             except MedsegError as error:
                 return type(error)(
                     f"case {case.key}, {error.where}", error.what, error.remedy, code=error.code
@@ -107,7 +118,7 @@ class CaseCache:
             what="cases cannot be prepared",
         )
 
-    def get(self, case: Case) -> PreparedCase:
+    def get(self, case: Case, *, readings: Readings | None = None) -> PreparedCase:
         """The prepared case: from memory, from disk, or made now."""
         if case.key in self._in_memory:
             return self._in_memory[case.key]
@@ -115,7 +126,7 @@ class CaseCache:
             folder = self.folder / self._digest(case)
             prepared = _load(case.key, folder)
             if prepared is None:
-                _store(self._make(case), folder)
+                _store(self._make(case, readings), folder)
                 prepared = _load(case.key, folder)
             if prepared is None:
                 raise OutputError(
@@ -124,7 +135,7 @@ class CaseCache:
                     "check the disk, or set paths.cache=<folder>",
                 )
         else:
-            prepared = self._make(case)
+            prepared = self._make(case, readings)
         size = prepared.image.nbytes + prepared.labels.nbytes
         if size < self._free:
             self._free -= size
@@ -138,10 +149,12 @@ class CaseCache:
             self._in_memory[case.key] = prepared
         return prepared
 
-    def _make(self, case: Case) -> PreparedCase:
+    def _make(self, case: Case, readings: Readings | None) -> PreparedCase:
         assert case.read_reference is not None
-        ready = preprocess(case.read_image(), self.plan)
-        labels = preprocess_labels(case.read_reference(), self.plan).astype(np.int16)
+        kept = readings.take(case.key) if readings is not None else None
+        image, reference = kept or (case.read_image(), case.read_reference())
+        ready = preprocess(image, self.plan)
+        labels = preprocess_labels(reference, self.plan).astype(np.int16)
         locations = []
         for class_id in range(1, self.num_classes):
             voxels = np.flatnonzero(labels == class_id)
@@ -157,27 +170,18 @@ class CaseCache:
 
     def _digest(self, case: Case) -> str:
         """Name of a case's folder: a hash of what its content depends on."""
-        facts: dict[str, Any] = {
-            "format": FORMAT,
-            "dims": self.plan.spatial_dims,
-            "orientation": self.plan.orientation,
-            "spacing_mm": list(self.plan.spacing_mm or ()),
-            "normalisation": [dict(rule) for rule in self.plan.normalisation or ()],
-            "num_classes": self.num_classes,
-            "files": [_identity(path) for path in case.paths],
-        }
-        if case.reading:
-            facts["reading"] = case.reading
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _identity(path: Path) -> tuple[str, int, int]:
-    """What changes when a file does."""
-    try:
-        facts = path.stat()
-    except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror}", "check the folder") from error
-    return str(path.resolve()), facts.st_size, facts.st_mtime_ns
+        return source_hash(
+            case,
+            {
+                "format": FORMAT,
+                "dims": self.plan.spatial_dims,
+                "orientation": self.plan.orientation,
+                "spacing_mm": list(self.plan.spacing_mm or ()),
+                "normalisation": [dict(rule) for rule in self.plan.normalisation or ()],
+                "colour": self.plan.colour,
+                "num_classes": self.num_classes,
+            },
+        )
 
 
 def _store(prepared: PreparedCase, folder: Path) -> None:

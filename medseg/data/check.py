@@ -183,7 +183,7 @@ def _finding(case: Case, labels: LabelSet | None) -> _Finding:
     examined = examine(case, labels)
     if examined.volume is None:
         return _Finding(examined.problems)
-    return _Finding(examined.problems, examined.volume.num_channels, _digest(examined.volume))
+    return _Finding(examined.problems, examined.volume.num_channels, image_digest(examined.volume))
 
 
 def _image_problems(case: Case, volume: Volume) -> list[CaseProblem]:
@@ -290,7 +290,8 @@ def _duplicates(cases: Sequence[Case], findings: Sequence[_Finding]) -> list[Cas
     return problems
 
 
-def _digest(volume: Volume) -> bytes:
+def image_digest(volume: Volume) -> bytes:
+    """Hash of an image's values; its geometry does not count."""
     array = np.ascontiguousarray(volume.array)
     digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
     digest.update(array.view(np.uint8).data)

@@ -7,12 +7,25 @@ from typing import Literal
 
 import torch
 
+from medseg.core.errors import ConfigError
+
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 
 
 def best_device() -> str:
     """ "cuda" where there is a usable GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_of(accelerator: str) -> str:
+    """ "cuda" or "cpu" for a Lightning accelerator name."""
+    if accelerator in ("gpu", "cuda"):
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "trainer.accelerator", "is gpu, but no GPU can be used here", "set trainer=cpu"
+            )
+        return "cuda"
+    return best_device() if accelerator == "auto" else "cpu"
 
 
 def best_precision(device: str) -> Precision:

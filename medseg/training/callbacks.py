@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from medseg.core.atomic import atomic_path
 from medseg.core.errors import TrainingError
 from medseg.data.loader import StepSampler
+from medseg.training.checkpoint_files import previous_path
 from medseg.training.overlays import contour_overview
 
 logger = logging.getLogger(__name__)
@@ -141,16 +142,6 @@ class CheckedCheckpoints(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
-
-
-def previous_path(path: Path) -> Path:
-    """Where the checkpoint before `path` is kept."""
-    return path.with_name(path.stem + ".previous" + path.suffix)
-
-
-def has_checkpoint(path: Path) -> bool:
-    """Whether there is something to go on from: `path`, or the one before it."""
-    return path.exists() or previous_path(path).exists()
 
 
 class EpochCheckpoint(pl.callbacks.Checkpoint):

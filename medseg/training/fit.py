@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medseg.core.errors import ConfigError
+from medseg.inference.precision import device_of
 from medseg.training.callbacks import (
     CheckedCheckpoints,
     EpochCheckpoint,
@@ -24,11 +25,9 @@ from medseg.training.callbacks import (
     ProgressLine,
     SamplerEpoch,
     TimeLimit,
-    has_checkpoint,
 )
+from medseg.training.checkpoint_files import CHECKPOINT_NAME, has_checkpoint
 from medseg.training.module import TrainingModule
-
-CHECKPOINT_NAME = "checkpoints/last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -199,17 +198,6 @@ def check_optimizer(factory: Callable[[Iterable[torch.nn.Parameter]], Any]) -> N
         factory([torch.nn.Parameter(torch.zeros(1))])
     except Exception as error:
         raise ConfigError("optimizer", str(error), "correct the options of optimizer") from error
-
-
-def device_of(accelerator: str) -> str:
-    """ "cuda" or "cpu" for a Lightning accelerator name."""
-    if accelerator in ("gpu", "cuda"):
-        if not torch.cuda.is_available():
-            raise ConfigError(
-                "trainer.accelerator", "is gpu, but no GPU can be used here", "set trainer=cpu"
-            )
-        return "cuda"
-    return "cuda" if accelerator == "auto" and torch.cuda.is_available() else "cpu"
 
 
 def _quieten_lightning() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from medseg.core.errors import ConfigError, InputError
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import LabelMap
 from medseg.core.volume import Volume
+from medseg.transforms.colour import as_colour
 from medseg.transforms.resample import resample_image, resample_labels
 
 
@@ -27,6 +28,8 @@ class PreprocessingPlan(Protocol):
     def orientation(self) -> str | None: ...
     @property
     def spacing_mm(self) -> Sequence[float] | None: ...
+    @property
+    def colour(self) -> Literal["grey", "rgb"] | None: ...
     @property
     def normalisation(self) -> Sequence[Mapping[str, Any]] | None: ...
 
@@ -53,6 +56,8 @@ def preprocess(volume: Volume, plan: PreprocessingPlan) -> Preprocessed:
         InputError: the number of channels differs from the plan's, or a value is not finite.
     """
     assert plan.normalisation is not None
+    if plan.colour is not None:
+        volume = as_colour(volume, plan.colour)
     if volume.num_channels != len(plan.normalisation):
         raise InputError(
             "image",

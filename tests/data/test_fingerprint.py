@@ -30,7 +30,7 @@ def test_intensities_are_those_of_the_foreground():
     image[0, 2:6, :5, :5] = np.linspace(0, 99, 100).reshape(4, 5, 5)
     case = case_of(Volume(image, geometry), LabelMap(reference, geometry))
 
-    ((mean, std, low, high),) = measure([case], LABELS).intensity
+    ((mean, std, low, high),) = measure([case], LABELS).fingerprint.intensity
 
     assert mean == pytest.approx(49.5)
     assert std == pytest.approx(28.866, abs=1e-3)  # of 0 to 99: sqrt((100**2 - 1) / 12)
@@ -42,7 +42,7 @@ def test_a_case_without_foreground_is_measured_as_a_whole_and_named(caplog):
     volume = Volume(np.arange(64, dtype=np.float32).reshape(1, 4, 4, 4), geometry)
     case = case_of(volume, LabelMap(np.zeros((4, 4, 4), np.uint8), geometry))
 
-    print_ = measure([case], LABELS)
+    print_ = measure([case], LABELS).fingerprint
 
     assert print_.intensity[0][0] == 31.5  # mean of 0 to 63
     assert print_.cases[0].class_voxels == (64, 0, 0)
@@ -57,28 +57,29 @@ def test_unannotated_voxels_are_no_foreground(ignore_id):
     array[:, :, -2:] = ignore_id
     volume.array[..., -2:] = 1e6
 
-    found = measure([case_of(volume, LabelMap(array, reference.geometry))], labels)
+    found = measure([case_of(volume, LabelMap(array, reference.geometry))], labels).fingerprint
 
     assert found.intensity[0][3] < 1000
     assert sum(found.cases[0].class_voxels) == 16 * 14 * 10
 
 
-def test_only_training_cases_enter_the_fingerprint_but_all_are_checked():
+def test_only_cases_that_count_enter_the_fingerprint_but_all_are_checked():
     cases = block_cases(3)
     bright = Volume(cases[2].read_image().array + 1000, cases[2].read_image().geometry)
     validating = case_of(bright, cases[2].read_reference(), key="case_002")
 
-    alone = measure(cases[:2], LABELS)
-    beside = measure([*cases[:2], validating], LABELS, training={"case_000", "case_001"})
+    alone = measure(cases[:2], LABELS).fingerprint
+    beside = measure([*cases[:2], validating], LABELS, counted={"case_000", "case_001"})
 
-    assert beside == alone
+    assert beside.fingerprint == alone
+    assert [case.key for case in beside.cases] == ["case_000", "case_001", "case_002"]
     bright.array[0, 0, 0, 0] = np.nan
     with pytest.raises(InputError, match="case_002"):
-        measure([*cases[:2], validating], LABELS, training={"case_000", "case_001"})
+        measure([*cases[:2], validating], LABELS, counted={"case_000", "case_001"})
 
 
 def test_what_was_saved_is_loaded(tmp_path):
-    found = measure(block_cases(2), LABELS)
+    found = measure(block_cases(2), LABELS).fingerprint
 
     found.save(tmp_path / "fingerprint.json")
 
@@ -128,6 +129,6 @@ def test_two_channels_are_measured_one_by_one():
     volume, reference = block(0)
     double = Volume(np.concatenate([volume.array, volume.array * 2]), volume.geometry)
 
-    first, second = measure([case_of(double, reference)], LABELS).intensity
+    first, second = measure([case_of(double, reference)], LABELS).fingerprint.intensity
 
     assert second == pytest.approx([2 * value for value in first], rel=1e-5)

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
 
 from medseg.core.errors import ConfigError
 from medseg.data.fingerprint import CaseFingerprint, Fingerprint
-from medseg.data.plan import VOXEL_BUDGET, Plan, make_plan
+from medseg.data.plan import Plan
+from medseg.data.plan_rules import VOXEL_BUDGET
+from medseg.data.planning import fit_to_network, make_plan
 
 
 def fingerprint(
@@ -124,13 +128,133 @@ def test_pictures_are_planned_in_2d_as_they_are_stored():
     assert plan.open_entries == ()
 
 
-def test_pictures_are_refused_in_3d():
-    with pytest.raises(ConfigError) as caught:
-        make_plan(fingerprint(((640, 480, 1), (1, 1, 1))), modality="OT", given=Plan())
+def test_pictures_are_planned_in_2d_whatever_the_network_is_set_to():
+    plan = make_plan(fingerprint(((640, 480, 1), (1, 1, 1))), modality="OT", given=Plan())
 
-    assert caught.value.where == "model.spatial_dims"
-    assert "single slice" in caught.value.what
-    assert caught.value.remedy == "set model.spatial_dims=2"
+    assert plan.spatial_dims == len(plan.patch_size) == 2
+    assert plan.reasons["spatial_dims"] == "every image is a single slice"
+
+
+def test_three_axes_set_by_hand_are_refused_for_pictures():
+    given = Plan(patch_size=(32, 32, 32))
+
+    with pytest.raises(ConfigError) as caught:
+        make_plan(fingerprint(((640, 480, 1), (1, 1, 1))), modality="OT", given=given)
+
+    assert caught.value.where == "plan.patch_size"
+    assert "is [32, 32, 32], but every image is a single slice" in caught.value.what
+    assert caught.value.remedy == "set model.spatial_dims=2 and give two numbers for each"
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [
+        ((35, 50, 36), (32, 48, 32)),
+        ((37, 55, 43), (40, 56, 40)),
+        # 32 would cover less than 85 % of 38, and of 39 the next multiple is nearer.
+        ((38, 39, 33), (40, 40, 32)),
+    ],
+)
+def test_a_patch_is_the_nearest_multiple_that_covers_the_case(shape, patch):
+    plan = make_plan(fingerprint((shape, (1.0, 1.0, 1.0))), modality="MR", given=Plan())
+
+    assert plan.stride == (8, 8, 8)
+    assert plan.patch_size == patch
+
+
+def test_on_cpu_steps_are_small_and_the_finest_stage_light():
+    cases = fingerprint(((35, 50, 36), (1.0, 1.0, 1.0)))
+
+    on_cpu = make_plan(cases, modality="MR", given=Plan(), device="cpu")
+    on_gpu = make_plan(cases, modality="MR", given=Plan(), device="cuda")
+
+    assert (on_cpu.batch_size, on_cpu.light_finest) == (2, True)
+    assert (on_gpu.batch_size, on_gpu.light_finest) == (32, False)
+    assert "finest resolution" in on_cpu.reasons["light_finest"]
+    assert (
+        "light_finest"
+        not in make_plan(cases, modality="MR", given=Plan(light_finest=False), device="cpu").reasons
+    )
+
+
+@pytest.mark.parametrize(
+    ("stride", "least", "patch"),
+    [((8, 8, 8), (1, 1, 1), (32, 48, 32)), ((32, 32, 32), (1, 1, 1), (32, 64, 32)),
+     ((8, 8, 8), (64, 64, 64), (64, 64, 64)), ((6, 1, 1), (1, 1, 1), (48, 48, 32))],
+)  # fmt: skip
+def test_a_patch_grows_to_what_the_network_takes(stride, least, patch):
+    cases = fingerprint(((35, 50, 36), (1.0, 1.0, 1.0)))
+    plan = make_plan(cases, modality="MR", given=Plan())
+
+    fitted = fit_to_network(plan, given=Plan(), stride=stride, min_size=least)
+
+    assert fitted.patch_size == patch
+    assert ("raised from 32x48x32" in fitted.reasons["patch_size"]) == (patch != (32, 48, 32))
+    assert all(p % s == 0 for p, s in zip(fitted.patch_size, stride, strict=True))
+
+
+def test_the_batch_follows_a_patch_that_grew_unless_set_by_hand():
+    cases = fingerprint(((300, 300, 1), (1.0, 1.0, 1.0)))
+
+    def fitted(given: Plan) -> Plan:
+        plan = make_plan(cases, modality="OT", given=given)
+        return fit_to_network(plan, given=given, stride=(256, 256), min_size=(1, 1))
+
+    assert fitted(Plan(spatial_dims=2)).batch_size == 3  # of 192000 voxels, 256 x 256 a patch
+    assert fitted(Plan(spatial_dims=2, batch_size=8)).batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("stride", "least", "what", "remedy"),
+    [
+        ((32, 32, 32), (1, 1, 1), "no multiple of the network's stride", "[32,64,32]"),
+        ((8, 8, 8), (48, 48, 48), "smaller than the network's least input", "[48,48,48]"),
+    ],
+)
+def test_a_patch_set_by_hand_is_not_changed_for_the_network(stride, least, what, remedy):
+    given = Plan(patch_size=(32, 48, 32))
+    plan = make_plan(fingerprint(((35, 50, 36), (1, 1, 1))), modality="MR", given=given)
+
+    with pytest.raises(ConfigError) as caught:
+        fit_to_network(plan, given=given, stride=stride, min_size=least)
+
+    assert caught.value.where == "plan.patch_size"
+    assert what in caught.value.what
+    assert caught.value.remedy == f"set plan.patch_size={remedy}"
+
+
+def coloured(*kinds: str) -> Fingerprint:
+    cases = [
+        replace(
+            fingerprint(((64, 64, 1), (1.0, 1.0, 1.0))).cases[0],
+            num_channels=1 if kind == "grey" else 3,
+            colours=kind,
+            value_range=((0.0, 255.0),) * (1 if kind == "grey" else 3),
+        )
+        for kind in kinds
+    ]
+    width = max(case.num_channels for case in cases)
+    return Fingerprint(tuple(cases), ((60.0, 30.0, -20.0, 130.0),) * width)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "colour", "norms"),
+    [
+        (("grey", "grey"), None, ["zscore"]),
+        (("equal", "equal"), "grey", ["zscore"]),
+        (("grey", "equal"), "grey", ["zscore"]),
+        (("grey", "colour"), "rgb", ["scale_255"] * 3),
+        (("grey", "equal", "colour"), "rgb", ["scale_255"] * 3),
+        (("colour", "colour"), None, ["scale_255"] * 3),
+        (("equal", "colour"), None, ["scale_255"] * 3),
+    ],
+)
+def test_grey_and_coloured_pictures_share_channels(kinds, colour, norms):
+    plan = make_plan(coloured(*kinds), modality="OT", given=Plan(spatial_dims=2))
+
+    assert plan.colour == colour
+    assert [row["kind"] for row in plan.normalisation] == norms
+    assert plan.num_channels == len(norms)
 
 
 def test_numbers_set_by_hand_are_kept():

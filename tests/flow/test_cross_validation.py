@@ -256,7 +256,7 @@ def test_regions_are_trained_predicted_and_scored(work, tmp_path, monkeypatch):
             "data.labels={background: 0, box: 1, corner: 2, "
             "regions: {whole: [1, 2], inner: [2]}}",
             "data.num_folds=3", "trainer=cpu", "trainer.max_epochs=4", "loader.steps_per_epoch=20",
-            "plan.patch_size=[16,16,8]", "plan.base_channels=8", "plan.batch_size=2",
+            "plan.patch_size=[16,16,8]", "plan.base_channels=16", "plan.batch_size=2",
             "optimizer.lr=0.02", "augment=none", f"paths.runs={tmp_path / 'runs'}",
             f"paths.cache={work / 'cache'}", "logger=none", "name=regions",
         ]

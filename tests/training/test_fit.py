@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError, TrainingError
 from medseg.core.volume import Volume
+from medseg.inference.precision import device_of
 from medseg.losses.dice_ce import DiceCELoss
-from medseg.training.fit import check_optimizer, check_trainer, device_of, seconds
+from medseg.training.fit import check_optimizer, check_trainer, seconds
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

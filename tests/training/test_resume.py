@@ -19,8 +19,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from medseg.core.errors import TrainingError
-from medseg.training.callbacks import previous_path
-from medseg.training.fit import CHECKPOINT_NAME
+from medseg.training.checkpoint_files import CHECKPOINT_NAME, previous_path
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

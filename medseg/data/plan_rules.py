@@ -1,0 +1,140 @@
+"""The rules behind a plan: each gives a value and, where it is not obvious, the reason for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medseg.data.fingerprint import Fingerprint
+from medseg.data.plan import Colour
+
+VOXEL_BUDGET = {"cpu": 192_000, "cuda": 2 * 128**3}
+"""Voxels per training step. cuda: nnU-Net's usual 2 x 128^3 (Isensee et al. 2021). cpu: about half
+a second a step for the U-Net with 16 channels on two cores (docs/benchmarks.md).
+"""
+
+BASE_CHANNELS = {"cpu": 16, "cuda": 32}
+MIN_FEATURE_SIZE = 4
+"""An axis is halved only while the coarsest feature map keeps this many voxels along it (as
+nnU-Net).
+"""
+ANISOTROPY = 3.0
+"""Ratio of spacings from which an axis counts as coarse (Isensee et al. 2021)."""
+MIN_COVERED = 0.85
+"""Share of the wanted extent from which a patch may be rounded down: a smaller patch gives more
+steps in the same time, and more of those learn faster (docs/recipe.md).
+"""
+MAX_STAGES = 6
+
+
+def round_to_multiples(target: np.ndarray, factor: np.ndarray) -> tuple[int, ...]:
+    """The nearest multiples, but the next larger one where too little would be covered."""
+    nearest = np.ceil(target / factor - 0.5) * factor  # a half goes down
+    larger = np.ceil(target / factor) * factor
+    chosen = np.where(nearest >= MIN_COVERED * target, nearest, larger)
+    return tuple(int(n) for n in np.maximum(chosen, factor))
+
+
+def choose_batch(patch: Sequence[int] | np.ndarray, device: str) -> tuple[int, str]:
+    if device == "cpu" and len(patch) == 3:
+        return 2, "on cpu many steps learn more than few with larger batches"
+    budget = VOXEL_BUDGET[device]
+    size = int(np.clip(round(budget / np.prod(patch)), 2, 32))
+    return size, f"{budget} voxels a step on {device}, at least 2 patches, at most 32"
+
+
+def choose_orientation(spacings: np.ndarray) -> tuple[str, str]:
+    median = np.median(spacings, axis=0)
+    coarse = int(np.argmax(median)) if median.max() > 1.5 * np.median(median) else 2
+    axes = [axis for axis in range(3) if axis != coarse] + [coarse]
+    codes = "".join("RAS"[axis] for axis in axes)
+    return codes, f"last axis along the slices (median spacing {median[coarse]:.3g} mm)"
+
+
+def choose_spacing(spacings: np.ndarray) -> tuple[list[float], str]:
+    spacing = np.median(spacings, axis=0)
+    coarse = int(np.argmax(spacing))
+    others = np.delete(spacing, coarse).max()
+    reason = "median of the training cases"
+    if spacing[coarse] / others > ANISOTROPY:
+        # Half of the cases would be blurred along the coarse axis at the median (Isensee et al.
+        # 2021).
+        spacing[coarse] = max(np.percentile(spacings[:, coarse], 10), others)
+        reason += f"; 10th percentile along the coarse axis {coarse}"
+    return [float(f"{value:.4g}") for value in spacing], reason
+
+
+def shrink_to_budget(shape: np.ndarray, spacing: Sequence[float], voxels: float) -> np.ndarray:
+    """Shape cut along its physically longest axes until it holds at most `voxels`."""
+    target = np.array(shape, dtype=float)
+    while np.prod(target) > voxels:
+        longest = int(np.argmax(target * np.array(spacing)))
+        target[longest] -= 1
+    return target
+
+
+def choose_strides(patch: np.ndarray, spacing: Sequence[float]) -> list[tuple[int, ...]]:
+    size, current = np.array(patch, dtype=float), np.array(spacing, dtype=float)
+    strides = [(1,) * len(size)]
+    while len(strides) < MAX_STAGES:
+        # An axis waits until the others have become as coarse, so that features stay isotropic.
+        ready = (size / 2 >= MIN_FEATURE_SIZE) & (
+            current < 2 * current[size / 2 >= MIN_FEATURE_SIZE].min(initial=np.inf)
+        )
+        if not ready.any():
+            break
+        step = np.where(ready, 2, 1)
+        strides.append(tuple(int(n) for n in step))
+        size, current = size / step, current * step
+    if len(strides) < 2:
+        strides.append((1,) * len(size))
+    return strides
+
+
+def choose_kernels(
+    strides: Sequence[Sequence[int]], spacing: Sequence[float]
+) -> list[tuple[int, ...]]:
+    current = np.array(spacing, dtype=float)
+    kernels = []
+    for step in strides:
+        current = current * np.array(step)
+        kernels.append(tuple(1 if value > ANISOTROPY * current.min() else 3 for value in current))
+    return kernels
+
+
+def choose_colour(fingerprint: Fingerprint) -> tuple[Colour | None, str]:
+    kinds = {case.colours for case in fingerprint.cases}
+    is_mixed = len({case.num_channels for case in fingerprint.cases}) > 1
+    if "equal" in kinds and "colour" not in kinds:
+        return "grey", "red, green and blue are the same in every picture, so one of them is used"
+    if is_mixed:
+        return "rgb", "some pictures are grey and some coloured, so grey is repeated three times"
+    return None, "all images have the same channels"
+
+
+def choose_normalisation(
+    fingerprint: Fingerprint, modality: str, colour: Colour | None
+) -> tuple[list[dict[str, Any]], str]:
+    num_channels = 1 if colour == "grey" else fingerprint.num_channels
+    if modality == "CT":
+        rows = [
+            {"kind": "clip_zscore", "low": low, "high": high, "mean": mean, "std": max(std, 1e-6)}
+            for mean, std, low, high in fingerprint.intensity[:num_channels]
+        ]
+        return (
+            rows,
+            "CT: clipped to the foreground's 0.5 and 99.5 percentiles, its mean and deviation",
+        )
+    kinds = {case.colours for case in fingerprint.cases}
+    values = [row for case in fingerprint.cases for row in case.value_range]
+    if "colour" in kinds and all(low >= 0 and high <= 255 for low, high in values):
+        return (
+            [{"kind": "scale_255"} for _ in range(num_channels)],
+            "colours of 8 bits: divided by 255, so that their ratios stay",
+        )
+    return (
+        [{"kind": "zscore"} for _ in range(num_channels)],
+        f"{modality}: each image by its own mean and deviation, as its units are arbitrary",
+    )

@@ -1,0 +1,42 @@
+"""Images that were read to be measured, kept until they are prepared, as far as memory allows."""
+
+from __future__ import annotations
+
+import threading
+
+import psutil
+
+from medseg.core.segmentation import LabelMap
+from medseg.core.volume import Volume
+
+MEMORY_SHARE = 0.2
+"""Share of the free memory for images that wait; the others are read a second time."""
+
+
+class Readings:
+    """Images and references by case key; each is handed out once.
+
+    Args:
+        share: of the free memory that they may fill.
+    """
+
+    def __init__(self, share: float = MEMORY_SHARE) -> None:
+        self._free = psutil.virtual_memory().available * share
+        self._kept: dict[str, tuple[Volume, LabelMap]] = {}
+        self._lock = threading.Lock()
+
+    def keep(self, key: str, volume: Volume, reference: LabelMap) -> None:
+        """Keeps what was read if there is room."""
+        size = volume.array.nbytes + reference.array.nbytes
+        with self._lock:
+            if size <= self._free:
+                self._free -= size
+                self._kept[key] = (volume, reference)
+
+    def take(self, key: str) -> tuple[Volume, LabelMap] | None:
+        """What was kept, which is then forgotten; None if the case must be read."""
+        with self._lock:
+            kept = self._kept.pop(key, None)
+            if kept is not None:
+                self._free += kept[0].array.nbytes + kept[1].array.nbytes
+            return kept
