@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from medseg.core.errors import MedsegError
+from medseg.core.errors import MedsegError, one_line, printable
 
 
 class Severity(Enum):
@@ -29,6 +29,10 @@ class Finding:
     subject: str
     text: str
     severity: Severity = Severity.OK
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "subject", one_line(self.subject))
+        object.__setattr__(self, "text", printable(self.text))
 
 
 def finding_of(error: MedsegError) -> Finding:

@@ -6,6 +6,8 @@ import logging
 import sys
 import warnings
 
+from medseg.core.errors import printable
+
 # Remarks of Lightning and torch about choices that medseg makes on purpose.
 _KNOWN = (
     ".*does not have many workers.*",
@@ -36,12 +38,19 @@ def start_logging() -> None:
     if any(isinstance(handler, _Terminal) for handler in root.handlers):
         return
     handler = _Terminal()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_concerns_user)
     root.addHandler(handler)
     logging.getLogger("medseg").setLevel(logging.INFO)
     logging.captureWarnings(True)
     warnings.formatwarning = _one_line
+
+
+class _Printable(logging.Formatter):
+    """Lines that cannot steer the terminal, whatever the files that they name are called."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 MAX_LISTED = 8
 """Errors of one kind that a message names; more would push the first off the screen."""
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal or log; names of files may hold bytes that steer either."""
+    return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """As `printable`, for names of places: a line break in one is shown, not followed."""
+    return printable(text.replace("\n", "\\n"))
 
 
 class MedsegError(Exception):
@@ -31,8 +45,9 @@ class MedsegError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}; {self.remedy}" if self.remedy else text
+        where = one_line(self.where)
+        text = f"{where}: {self.what}" if where else self.what
+        return printable(f"{text}; {self.remedy}" if self.remedy else text)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.where, self.what, self.remedy, self.code))
@@ -94,7 +109,7 @@ def raise_all(errors: Sequence[MedsegError], *, where: str, what: str) -> None:
     remedies = {error.remedy for error in errors}
     is_shared = len(remedies) == 1
     lines = "".join(
-        f"\n  {error.where}: {error.what}" if is_shared else f"\n  {error}"
+        f"\n  {one_line(error.where)}: {error.what}" if is_shared else f"\n  {error}"
         for error in errors[:MAX_LISTED]
     )
     if len(errors) > MAX_LISTED:

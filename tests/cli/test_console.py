@@ -63,6 +63,10 @@ def test_log_lines_stay_in_the_file_that_the_error_output_goes_to(monkeypatch):
     assert bar.getvalue() == ""
 
 
+def test_log_lines_cannot_steer_the_terminal():
+    assert logs._Printable("%(message)s").format(record("a\x1b[2Jb")) == "a\\x1b[2Jb"
+
+
 def test_without_a_terminal_training_writes_a_line_now_and_then(caplog, capsys):
     caplog.set_level(logging.INFO, "medseg")
     trainer = SimpleNamespace(is_global_zero=True, global_step=10, current_epoch=0)

@@ -117,6 +117,18 @@ def test_every_bad_case_of_a_folder_is_named_and_ends_with_1(decathlon, capsys):
     assert "labelsTr/b.nii.gz: holds 9, but the labels are 0 background, 1 spot" in out
 
 
+def test_names_of_files_cannot_steer_the_terminal(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a\n\x1b[2Jb.nii.gz").write_bytes(b"no image")
+
+    main(["doctor", f"source.folder={folder}"])
+
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    assert "\\x1b[2Jb" in shown.out
+
+
 def test_a_sound_folder_ends_with_0(decathlon):
     for kind in ("imagesTr", "labelsTr"):
         shutil.copy(decathlon / kind / "a.nii.gz", decathlon / kind / "b.nii.gz")

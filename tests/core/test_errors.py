@@ -45,6 +45,13 @@ def test_many_errors_are_counted_rather_than_listed():
         raise_all(_errors(["a"] * 20, ["E_A"] * 20), where="x", what="files")
 
 
+def test_names_of_files_cannot_steer_the_terminal():
+    error = InputError("a\n\x1b[31mb\u202e.dcm", "c\x9b2J\r and\n  Müller 肝\tis odd", "mend")
+
+    assert str(error) == ("a\\n\\x1b[31mb\\u202e.dcm: c\\x9b2J\\r and\n  Müller 肝\tis odd; mend")
+    assert error.where == "a\n\x1b[31mb\u202e.dcm"
+
+
 def test_errors_survive_pickling():
     error = pickle.loads(pickle.dumps(MedsegError("here", "is odd", "mend", code="E_A")))
 
