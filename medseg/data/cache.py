@@ -59,6 +59,10 @@ class PreparedCase:
     spacing_mm: tuple[float, float, float]
     locations: tuple[NDArray[np.int32], ...]
 
+    @property
+    def nbytes(self) -> int:
+        return self.image.nbytes + self.labels.nbytes
+
 
 class CaseCache:
     """Prepares cases by a plan, once.
@@ -126,19 +130,14 @@ class CaseCache:
             folder = self.folder / self._digest(case)
             prepared = _load(case.key, folder)
             if prepared is None:
-                _store(self._make(case, readings), folder)
-                prepared = _load(case.key, folder)
-            if prepared is None:
-                raise OutputError(
-                    folder,
-                    "a prepared case cannot be read back",
-                    "check the disk, or set paths.cache=<folder>",
-                )
+                prepared = self._make(case, readings)
+                _store(prepared, folder)
+                if prepared.nbytes >= self._free:
+                    prepared = self._read_back(case.key, folder)
         else:
             prepared = self._make(case, readings)
-        size = prepared.image.nbytes + prepared.labels.nbytes
-        if size < self._free:
-            self._free -= size
+        if prepared.nbytes < self._free:
+            self._free -= prepared.nbytes
             prepared = PreparedCase(
                 prepared.key,
                 np.array(prepared.image),
@@ -147,6 +146,16 @@ class CaseCache:
                 prepared.locations,
             )
             self._in_memory[case.key] = prepared
+        return prepared
+
+    def _read_back(self, key: str, folder: Path) -> PreparedCase:
+        prepared = _load(key, folder)
+        if prepared is None:
+            raise OutputError(
+                folder,
+                "a prepared case cannot be read back",
+                "check the disk, or set paths.cache=<folder>",
+            )
         return prepared
 
     def _make(self, case: Case, readings: Readings | None) -> PreparedCase:

@@ -25,6 +25,8 @@ case in a million of a normal distribution.
 """
 CT_TOLERANCE_HU = 100.0
 """CT cases nearer than this to the median are alike, however narrow the distribution."""
+MAX_SHARE = 0.1
+"""Intensities in arbitrary units that more cases than this share have are no exception."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ def _intensities(cases: Sequence[CaseFingerprint], *, modality: str) -> list[Odd
             ranges = np.array([max(row[3] - row[2], 1e-12) for row in rows])
             # Units are arbitrary: only another order of magnitude says something.
             far = _far_from_median(np.log10(ranges), least=1.0)
+            far &= far.mean() <= MAX_SHARE
             what, shown = "range of intensities", ranges
         which = f" in channel {channel}" if len(cases[0].intensity) > 1 else ""
         found.append(

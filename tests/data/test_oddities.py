@@ -103,3 +103,17 @@ def test_an_image_that_is_trained_on_and_held_out_is_refused():
     assert "image of case_7, which is held out for testing, is also that of case_0" in (
         caught.value.what
     )
+
+
+def scaled(case: CaseFingerprint, factor: float) -> CaseFingerprint:
+    rows = tuple(tuple(factor * value for value in row) for row in case.intensity)
+    return replace(case, intensity=rows)
+
+
+@pytest.mark.parametrize(("num_scaled", "is_told"), [(1, True), (3, False)])
+def test_another_scale_of_mr_is_odd_only_where_it_is_rare(num_scaled, is_told):
+    cases = [scaled(facts(n), 1000.0 if n < num_scaled else 1.0) for n in range(12)]
+
+    texts = told(cases)
+
+    assert [text.startswith("range of intensities far from") for text in texts] == [True] * is_told
