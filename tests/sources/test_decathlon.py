@@ -111,7 +111,7 @@ def test_a_reference_on_another_grid_is_refused(tmp_path):
     [
         ({"0": "background", "2": "liver"}, "must run 0"),
         ({"0": "background", "1": "a", "2": "a"}, "appears twice"),
-        ({"background": 0, "whole": [1, 2]}, "not supported yet"),
+        ({"background": 0, "whole": [1, "two"]}, "must list whole numbers"),
         ({"background": 0.5}, "no name and number"),
         ([1, 2], "must map"),
     ],
