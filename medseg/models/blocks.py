@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError
+from medseg.models.norms import BatchNorm2d, BatchNorm3d, InstanceNorm
 
 Norm = Literal["instance", "batch", "group", "none"]
 Activation = Literal["leaky_relu", "relu", "gelu", "silu"]
+Initialisation = Literal["he", "xavier", "pytorch"]
 
 GROUP_SIZE = 16
 """Channels per group of norm="group" (Wu and He 2018, ECCV, use 16 to 32 channels per group)."""
@@ -23,19 +27,20 @@ def conv(
     *,
     kernel_size: tuple[int, ...],
     stride: tuple[int, ...] | int = 1,
-    dilation: int = 1,
+    dilation: tuple[int, ...] | int = 1,
     bias: bool = True,
 ) -> nn.Module:
     """Convolution whose padding keeps the spatial shape at stride 1; odd kernels only."""
     kind = {2: nn.Conv2d, 3: nn.Conv3d}[_checked(spatial_dims)]
-    padding = tuple(dilation * (size // 2) for size in kernel_size)
+    rates = (dilation,) * spatial_dims if isinstance(dilation, int) else dilation
+    padding = tuple(rate * (size // 2) for rate, size in zip(rates, kernel_size, strict=True))
     return kind(
         in_channels,
         out_channels,
         kernel_size,  # type: ignore[arg-type]
         stride=stride,  # type: ignore[arg-type]
         padding=padding,  # type: ignore[arg-type]
-        dilation=dilation,
+        dilation=rates,  # type: ignore[arg-type]
         bias=bias,
     )
 
@@ -55,14 +60,14 @@ def norm_layer(norm: Norm, spatial_dims: int, channels: int) -> nn.Module:
     are the same, a group of one voxel is allowed, and it is faster on CPU (docs/decisions/0003).
     """
     if norm == "instance":
-        return nn.GroupNorm(channels, channels)
+        return InstanceNorm(channels)
     if norm == "group":
         groups = max(1, channels // GROUP_SIZE)
         while channels % groups:
             groups -= 1
         return nn.GroupNorm(groups, channels)
     if norm == "batch":
-        return {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[_checked(spatial_dims)](channels)
+        return {2: BatchNorm2d, 3: BatchNorm3d}[_checked(spatial_dims)](channels)
     if norm == "none":
         return nn.Identity()
     raise ConfigError("model.norm", f"'{norm}' is none of instance, batch, group, none")
@@ -92,6 +97,7 @@ class ConvNormAct(nn.Module):
         *,
         kernel_size: tuple[int, ...],
         stride: tuple[int, ...] | int = 1,
+        dilation: tuple[int, ...] | int = 1,
         norm: Norm = "instance",
         activation: Activation = "leaky_relu",
     ) -> None:
@@ -103,6 +109,7 @@ class ConvNormAct(nn.Module):
             out_channels,
             kernel_size=kernel_size,
             stride=stride,
+            dilation=dilation,
             bias=norm == "none",
         )
         self.norm = norm_layer(norm, spatial_dims, out_channels)
@@ -112,11 +119,22 @@ class ConvNormAct(nn.Module):
         return self.activation(self.norm(self.conv(image)))
 
 
-def initialise(model: nn.Module, *, negative_slope: float = 0.01) -> None:
-    """He initialisation of all convolutions, zero biases (He et al. 2015, ICCV)."""
-    for module in model.modules():
+def initialise(
+    model: nn.Module, initialisation: Initialisation = "he", *, negative_slope: float = 0.01
+) -> None:
+    """Random weights for all convolutions and zero biases: "he" (He et al. 2015, ICCV), "xavier"
+    (Glorot and Bengio 2010, AISTATS), or as PyTorch made them.
+    """
+    if initialisation not in ("he", "xavier", "pytorch"):
+        raise ConfigError(
+            "model.initialisation", f"'{initialisation}' is none of he, xavier, pytorch"
+        )
+    for module in model.modules() if initialisation != "pytorch" else ():
         if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-            nn.init.kaiming_normal_(module.weight, a=negative_slope)
+            if initialisation == "he":
+                nn.init.kaiming_normal_(module.weight, a=negative_slope)
+            else:
+                nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
@@ -124,6 +142,19 @@ def initialise(model: nn.Module, *, negative_slope: float = 0.01) -> None:
 def concatenate(skip: Tensor, upsampled: Tensor) -> Tensor:
     """Both along channels, in the skip connection's type (autocast may differ between them)."""
     return torch.cat((upsampled.to(skip.dtype), skip), dim=1)
+
+
+def resize(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Linear interpolation of (N, C, *S) to another spatial shape; x itself where it has it."""
+    if tuple(x.shape[2:]) == tuple(shape):
+        return x
+    mode = "bilinear" if x.ndim == 4 else "trilinear"
+    return F.interpolate(x, size=tuple(shape), mode=mode, align_corners=False)
+
+
+def crop(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The first `shape` voxels of (N, C, *S) along each axis."""
+    return x[(slice(None), slice(None), *(slice(0, extent) for extent in shape))]
 
 
 def _checked(spatial_dims: int) -> int:

@@ -1,5 +1,5 @@
-"""Networks of MONAI with medseg's arguments, stride and deep supervision; nothing of them is
-written anew here.
+"""U-Nets of MONAI with medseg's arguments, stride and deep supervision; nothing of them is written
+anew here. Images whose extents are no multiples of the stride get zeros after their last voxels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from monai.networks import nets
 from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError
+from medseg.models.blocks import Norm
+from medseg.models.monai_parts import checked_dims, replace_norms, run_padded, single
+from medseg.models.strides import product
 from medseg.models.unet import per_stage
 
 SWIN_STRIDE = 32
@@ -31,15 +34,14 @@ class DynUNet(nn.Module):
             the first 1. None gives four stages that halve every axis.
         kernel_sizes: per stage, one number or one per axis. None takes 3 everywhere.
         block: "plain" or "residual" blocks.
-        norm: "instance" or "batch".
+        norm: see `medseg.models.blocks`.
         dropout: share of features set to zero while training.
         deep_supervision: number of resolutions with logits while training; 1 gives the finest
             alone.
 
     Shapes:
-        image (N, in_channels, *S), each extent of S a multiple of `stride`; logits (N,
-        out_channels, *S). In training mode with deep_supervision > 1 a list of logits, all enlarged
-        to S, finest first.
+        image (N, in_channels, *S), any S; logits (N, out_channels, *S). In training mode with
+        deep_supervision > 1 a list of logits, all enlarged to S, finest first.
 
     Source: Isensee et al. 2021, Nat Methods 18:203; monai.networks.nets.DynUNet.
     """
@@ -55,7 +57,7 @@ class DynUNet(nn.Module):
         strides: Sequence[int | Sequence[int]] | None = None,
         kernel_sizes: Sequence[int | Sequence[int]] | None = None,
         block: Literal["plain", "residual"] = "plain",
-        norm: Literal["instance", "batch"] = "instance",
+        norm: Norm = "instance",
         dropout: float = 0.0,
         deep_supervision: int = 3,
     ) -> None:
@@ -63,7 +65,8 @@ class DynUNet(nn.Module):
         rows = _strides(strides, spatial_dims, fewest=3)
         kernels = per_stage(kernel_sizes, 3, spatial_dims, len(rows), name="model.kernel_sizes")
         num_outputs = max(1, min(deep_supervision, len(rows) - 1))
-        self.stride = _products(rows)
+        self.stride = product(rows)
+        self.min_size = (1,) * spatial_dims
         self.network = nets.DynUNet(
             spatial_dims,
             in_channels,
@@ -73,14 +76,18 @@ class DynUNet(nn.Module):
             upsample_kernel_size=rows[1:],
             filters=[min(base_channels * 2**n, max_channels) for n in range(len(rows))],
             dropout=dropout or None,
-            norm_name=(norm, {"affine": True}),
+            norm_name=("instance", {"affine": True}),
             deep_supervision=num_outputs > 1,
             deep_supr_num=max(1, num_outputs - 1),
             res_block=block == "residual",
         )
+        replace_norms(self.network, norm, spatial_dims)
         self._has_many_outputs = num_outputs > 1
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        return run_padded(self._logits, image, self.stride)
+
+    def _logits(self, image: Tensor) -> Tensor | list[Tensor]:
         logits: Tensor = self.network(image)  # (N, out, *S), or (N, outputs, out, *S) in training
         return list(torch.unbind(logits, 1)) if self.training and self._has_many_outputs else logits
 
@@ -97,12 +104,14 @@ class SegResNet(nn.Module):
             stages.
         spacing_mm: of the image, along at least `spatial_dims` axes: fine axes are halved before
             coarse ones. None halves all alike.
-        norm: "instance" or "batch".
+        norm: see `medseg.models.blocks`.
         deep_supervision: number of resolutions with logits while training; 1 gives the finest
             alone.
 
     Shapes:
-        as `medseg.models.unet.UNet`.
+        image (N, in_channels, *S), any S; logits (N, out_channels, *S). In training mode with
+        deep_supervision > 1 a list of logits, finest first, the others at their own resolution if S
+        is a multiple of `stride`.
 
     Source: Myronenko 2018, BrainLes; monai.networks.nets.SegResNetDS.
     """
@@ -116,7 +125,7 @@ class SegResNet(nn.Module):
         base_channels: int = 16,
         blocks_per_stage: Sequence[int] = (1, 2, 2, 4),
         spacing_mm: Sequence[float] | None = None,
-        norm: Literal["instance", "batch"] = "instance",
+        norm: Norm = "instance",
         deep_supervision: int = 3,
     ) -> None:
         super().__init__()
@@ -128,20 +137,21 @@ class SegResNet(nn.Module):
                 "give two or more positive numbers",
             )
         self.network = nets.SegResNetDS(
-            _checked_dims(spatial_dims),
+            checked_dims(spatial_dims),
             init_filters=base_channels,
             in_channels=in_channels,
             out_channels=out_channels,
-            norm=(norm, {"affine": True}),
+            norm=("instance", {"affine": True}),
             blocks_down=tuple(blocks_per_stage),
             dsdepth=max(1, min(deep_supervision, num_stages - 1)),
             resolution=None if spacing_mm is None else tuple(spacing_mm)[:spatial_dims],
         )
+        replace_norms(self.network, norm, spatial_dims)
         self.stride = tuple(int(step) for step in self.network.shape_factor())
+        self.min_size = (1,) * spatial_dims
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        logits: Tensor | list[Tensor] = self.network(image)
-        return logits
+        return run_padded(self.network, image, self.stride)
 
 
 class SwinUNETR(nn.Module):
@@ -158,7 +168,7 @@ class SwinUNETR(nn.Module):
             time.
 
     Shapes:
-        image (N, in_channels, *S), each extent of S a multiple of 32; logits (N, out_channels, *S).
+        image (N, in_channels, *S), any S; logits (N, out_channels, *S).
 
     Source: Hatamizadeh et al. 2022, BrainLes; monai.networks.nets.SwinUNETR.
     """
@@ -179,7 +189,8 @@ class SwinUNETR(nn.Module):
             raise ConfigError(
                 "model.feature_size", f"is {feature_size}", "use a multiple of 12, such as 24 or 48"
             )
-        self.stride = (SWIN_STRIDE,) * _checked_dims(spatial_dims)
+        self.stride = (SWIN_STRIDE,) * checked_dims(spatial_dims)
+        self.min_size = (1,) * spatial_dims
         self.network = nets.SwinUNETR(
             in_channels,
             out_channels,
@@ -189,10 +200,10 @@ class SwinUNETR(nn.Module):
             use_checkpoint=use_checkpoint,
             spatial_dims=spatial_dims,
         )
+        replace_norms(self.network, "instance", spatial_dims)
 
     def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.network(image)
-        return logits
+        return single(run_padded(self.network, image, self.stride))
 
 
 class AttentionUNet(nn.Module):
@@ -205,11 +216,11 @@ class AttentionUNet(nn.Module):
         base_channels: feature channels of the finest stage; each stage doubles them up to
             `max_channels`.
         strides: as in DynUNet, two stages or more.
+        norm: see `medseg.models.blocks`; MONAI has "batch".
         dropout: share of features set to zero while training.
 
     Shapes:
-        image (N, in_channels, *S), each extent of S a multiple of `stride`; logits (N,
-        out_channels, *S).
+        image (N, in_channels, *S), any S; logits (N, out_channels, *S).
 
     Source: Oktay et al. 2018, MIDL; monai.networks.nets.AttentionUnet.
     """
@@ -223,11 +234,13 @@ class AttentionUNet(nn.Module):
         base_channels: int = 32,
         max_channels: int = 320,
         strides: Sequence[int | Sequence[int]] | None = None,
+        norm: Norm = "batch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         rows = _strides(strides, spatial_dims, fewest=2)
-        self.stride = _products(rows)
+        self.stride = product(rows)
+        self.min_size = (1,) * spatial_dims
         entering: Any = rows[1:]  # MONAI's first stage always has stride 1
         self.network = nets.AttentionUnet(
             spatial_dims,
@@ -237,10 +250,10 @@ class AttentionUNet(nn.Module):
             strides=entering,
             dropout=dropout,
         )
+        replace_norms(self.network, norm, spatial_dims)
 
     def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.network(image)
-        return logits
+        return single(run_padded(self.network, image, self.stride))
 
 
 def _strides(
@@ -251,18 +264,7 @@ def _strides(
         raise ConfigError(
             "model.strides", f"names {len(given)} stages", f"give {fewest} or more stages"
         )
-    rows = per_stage(given, 2, _checked_dims(spatial_dims), len(given), name="model.strides")
+    rows = per_stage(given, 2, checked_dims(spatial_dims), len(given), name="model.strides")
     if any(step != 1 for step in rows[0]):
         raise ConfigError("model.strides", "must begin with 1", "put the first stride last")
     return rows
-
-
-def _products(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Product of the strides along each axis."""
-    return tuple(int(n) for n in torch.tensor(rows).prod(0))
-
-
-def _checked_dims(spatial_dims: int) -> int:
-    if spatial_dims not in (2, 3):
-        raise ConfigError("model.spatial_dims", f"is {spatial_dims}", "set it to 2 or 3")
-    return spatial_dims

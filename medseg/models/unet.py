@@ -11,6 +11,7 @@ from medseg.core.errors import ConfigError
 from medseg.models.blocks import (
     Activation,
     ConvNormAct,
+    Initialisation,
     Norm,
     activation_layer,
     concatenate,
@@ -19,6 +20,7 @@ from medseg.models.blocks import (
     norm_layer,
     up_conv,
 )
+from medseg.models.extents import require_extents
 
 
 class UNet(nn.Module):
@@ -43,7 +45,7 @@ class UNet(nn.Module):
         convs_per_stage: convolutions per encoder stage (residual blocks when `block` is
             "residual").
         block: "plain" or "residual" encoder.
-        norm, activation: see `medseg.models.blocks`.
+        norm, activation, initialisation: see `medseg.models.blocks`.
         deep_supervision: number of resolutions with logits while training; 1 gives the finest
             alone.
 
@@ -71,6 +73,7 @@ class UNet(nn.Module):
         block: Literal["plain", "residual"] = "plain",
         norm: Norm = "instance",
         activation: Activation = "leaky_relu",
+        initialisation: Initialisation = "he",
         deep_supervision: int = 3,
     ) -> None:
         super().__init__()
@@ -93,6 +96,7 @@ class UNet(nn.Module):
         self.stride = tuple(
             _product(step[axis] for step in stage_strides) for axis in range(spatial_dims)
         )
+        self.min_size = self.stride
         self.num_outputs = max(1, min(deep_supervision, num_stages - 1))
         encoder, decoder, ups, heads = [], [], [], []
         width = in_channels
@@ -139,9 +143,10 @@ class UNet(nn.Module):
         self.ups = nn.ModuleList(ups)
         self.decoder = nn.ModuleList(decoder)
         self.heads = nn.ModuleList(heads[::-1])  # finest first
-        initialise(self)
+        initialise(self, initialisation)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        require_extents(image.shape[2:], min_size=self.min_size, multiple_of=self.stride)
         skips = []
         x = image
         for stage in self.encoder:

@@ -1,0 +1,68 @@
+"""What all networks of MONAI need to serve here: any extents, and normalisation of one voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from medseg.core.errors import ConfigError
+from medseg.models.blocks import Norm, crop, norm_layer, resize
+from medseg.models.extents import padded
+from medseg.models.norms import InstanceNorm
+
+
+def run_padded(
+    network: Callable[[Tensor], Tensor | list[Tensor] | tuple[Tensor, ...]],
+    image: Tensor,
+    multiple: Sequence[int],
+) -> Tensor | list[Tensor]:
+    """Logits of an image of any extents from a network that takes multiples of `multiple` only.
+
+    Of several outputs the coarser ones are enlarged where zeros were put around the image, so that
+    all show the same voxels.
+    """
+    larger = padded(image, multiple)
+    logits = network(larger)
+    if isinstance(logits, Tensor):
+        return crop(logits, image.shape[2:])
+    if larger is image:
+        return list(logits)
+    return [crop(resize(part, larger.shape[2:]), image.shape[2:]) for part in logits]
+
+
+def single(logits: Tensor | list[Tensor]) -> Tensor:
+    """The logits of a network that has one output."""
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def replace_norms(network: nn.Module, norm: Norm, spatial_dims: int) -> None:
+    """Puts medseg's normalisation in the place of MONAI's, which refuses maps of one voxel.
+
+    Instance normalisation without weights stays without; the layers' names and weights are the
+    same as MONAI's where both are the same normalisation.
+    """
+    kinds: tuple[type[Any], ...] = (
+        nn.BatchNorm2d,
+        nn.BatchNorm3d,
+        nn.InstanceNorm2d,
+        nn.InstanceNorm3d,
+        nn.GroupNorm,
+    )
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if not isinstance(child, kinds):
+                continue
+            channels = int(getattr(child, "num_features", None) or child.num_channels)
+            if norm == "instance" and not child.affine:
+                setattr(module, name, InstanceNorm(channels, affine=False))
+            else:
+                setattr(module, name, norm_layer(norm, spatial_dims, channels))
+
+
+def checked_dims(spatial_dims: int) -> int:
+    if spatial_dims not in (2, 3):
+        raise ConfigError("model.spatial_dims", f"is {spatial_dims}", "set it to 2 or 3")
+    return spatial_dims
