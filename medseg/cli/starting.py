@@ -1,4 +1,6 @@
-"""Training that begins with a trained bundle: its plan, its weights, a report of what fitted."""
+"""Training that begins with a trained bundle (its plan, its weights) or a file of weights, and the
+report of what fitted.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from medseg.config.build import build
 from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
 from medseg.data.plan import Plan
+from medseg.models.weight_files import load_weights, read_weights
 from medseg.models.weights import Matches, StartReport, matches, start_from
 
 _REASON = "that of the bundle to start from"
@@ -29,8 +32,8 @@ _MOST_LISTED = 6
 
 
 def start_bundle(cfg: DictConfig) -> ModelBundle | None:
-    """The bundle to start from; None if the start is random."""
-    if cfg.start_from is None:
+    """The bundle to start from; None if the start is random, or a file of weights alone."""
+    if cfg.start_from is None or Path(str(cfg.start_from)).expanduser().is_file():
         return None
     bundle = ModelBundle.load(Path(str(cfg.start_from)).expanduser())
     dims = bundle.plan.spatial_dims
@@ -104,6 +107,16 @@ def take_weights(
             "choose the model and the plan that the bundle was trained with",
         )
     _print(report, bundle, f"{bundle.folder / name}", old_names, new_names, channels)
+
+
+def take_file(network: nn.Module, path: Path, *, inflate: bool) -> None:
+    """Copies what fits from a file of weights into the network and prints what became of it.
+
+    Raises:
+        InputError: the file holds no weights, or none that fit.
+    """
+    report = load_weights(network, read_weights(path.expanduser()), inflate=inflate)
+    console.print(f"starting from {path}: {report}", soft_wrap=True, markup=False)
 
 
 def channel_matches(

@@ -20,7 +20,7 @@ from medseg.cli.folders import require_fresh
 from medseg.cli.preparation import Preparation, prepare_data, run_folder
 from medseg.cli.results import show_results
 from medseg.cli.resuming import is_first_process, sole_use
-from medseg.cli.starting import take_weights
+from medseg.cli.starting import take_file, take_weights
 from medseg.config.build import accepts, build, build_all
 from medseg.config.check import load_config
 from medseg.core.atomic import write_text
@@ -85,6 +85,8 @@ def _model(cfg: DictConfig, prepared: Preparation) -> nn.Module:
             num_channels=prepared.plan.num_channels,
             channel_names=prepared.channel_names,
         )
+    elif cfg.start_from is not None:
+        take_file(model, Path(str(cfg.start_from)), inflate=bool(cfg.inflate_weights))
     return model
 
 

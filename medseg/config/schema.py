@@ -38,6 +38,7 @@ class Train(Command):
     seed: Annotated[int, Field(ge=0)]
     resume: bool
     start_from: str | None
+    inflate_weights: bool
 
 
 class Predict(Command):
