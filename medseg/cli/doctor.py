@@ -1,4 +1,6 @@
-"""`medseg doctor`: versions, devices, folders, and on request a configuration, data or a bundle."""
+"""`medseg doctor`: versions, devices, folders, and on request a configuration, data, a bundle or
+networks.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,16 @@ def run(cfg: DictConfig) -> int:
         sections.append(("Data", data(cfg)))
     if cfg.bundle is not None:
         sections.append(("Bundle", bundle(str(cfg.bundle))))
+    if cfg.get("model") is not None:
+        from medseg.cli.model_report import network_findings
+
+        sections.append(("Network", network_findings(cfg)))
     for title, findings in sections:
         _print_section(title, findings)
+    if cfg.models:
+        from medseg.cli.model_report import networks_table
+
+        console.print(networks_table(cfg))
     problems = [f for _, findings in sections for f in findings if f.severity is Severity.PROBLEM]
     if not problems:
         console.print("\nEverything that was looked at is in order.")

@@ -54,7 +54,10 @@ HELP: dict[str, HelpText] = {
             ("recipe=NAME", "fast, standard or best: what belongs together (docs/recipe.md)"),
             ("trainer.max_time=DD:HH:MM:SS", "stop after this time; trainer.max_epochs=N likewise"),
             ("resume=true", "go on with a run that was stopped"),
-            ("start_from=BUNDLE", "begin with the weights and the plan of a trained bundle"),
+            (
+                "start_from=BUNDLE or FILE",
+                "begin with the weights and plan of a bundle, or a file of weights",
+            ),
             ("paths.runs=DIR", "where runs go"),
         ),
     ),
@@ -147,11 +150,11 @@ HELP: dict[str, HelpText] = {
         ),
     ),
     "doctor": HelpText(
-        "check this installation, a configuration, a data folder or a bundle",
+        "check this installation, a configuration, a data folder, a bundle or a network",
         "Prints versions, devices, memory and disk, and says what is wrong. With options it also "
         "checks an experiment's configuration, lists what a data folder holds and what is "
-        "unusable in it, or verifies that a bundle is complete and unchanged. The exit code is 1 "
-        "if anything is wrong.",
+        "unusable in it, verifies that a bundle is complete and unchanged, or measures what "
+        "networks cost. The exit code is 1 if anything is wrong.",
         (
             ("Check the installation", "doctor"),
             (
@@ -159,11 +162,20 @@ HELP: dict[str, HelpText] = {
                 "doctor source.folder=/data/Task04_Hippocampus config=hippocampus",
             ),
             ("Verify a bundle", "doctor bundle=runs/liver/fold_0/bundle"),
+            (
+                "Measure a network at a patch, and at the plan of a run",
+                "doctor model=deeplab_v3 plan.patch_size=[96,96,96]\n"
+                "    python -m medseg doctor model=unet plan_path=runs/liver/fold_0/plan.yaml",
+            ),
+            ("Compare all networks", "doctor models=true"),
         ),
         (
             ("config=NAME", "experiment whose configuration is checked"),
             ("source.folder=DIR", "data to look through"),
             ("bundle=DIR", "bundle to verify"),
+            ("model=NAME", "network to measure: parameters, FLOPs, receptive field, memory"),
+            ("models=true", "measure every network, in 2D and 3D, and print a table"),
+            ("plan_path=FILE  plan.KEY=VALUE", "for which plan; also in_channels, out_channels"),
         ),
     ),
     "phantom": HelpText(

@@ -77,6 +77,10 @@ class Doctor(Command):
 
     config: list[str] | str | None
     bundle: str | None
+    models: bool
+    plan_path: str | None
+    in_channels: Annotated[int, Field(ge=1)]
+    out_channels: Annotated[int, Field(ge=2)]
 
 
 class Phantom(Command):
@@ -128,6 +132,6 @@ SUPPLIED: dict[str, dict[str, frozenset[str]]] = {
     "predict": {},
     "evaluate": {},
     "ensemble": {},
-    "doctor": {},
+    "doctor": {"model": frozenset({"in_channels", "out_channels"})},
     "phantom": {},
 }

@@ -200,3 +200,52 @@ def test_a_real_folder_with_an_orphaned_label_is_named(real_data, capsys):
     assert main(["doctor", f"source.folder={folder}"]) == 1
 
     assert "labels/hippocampus_010.nii.gz: a label without an image" in capsys.readouterr().out
+
+
+def test_a_network_is_measured_at_the_numbers_given(capsys):
+    words = ["model=segnet", "plan.patch_size=[16,16,8]", "plan.batch_size=2"]
+
+    code = main(["doctor", *words, "plan.base_channels=2", "in_channels=4", "out_channels=5"])
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert code == 0
+    assert "SegNet, 3D" in printed
+    assert "patch 16x16x8, batch 2, 4 image channels, 5 classes" in printed
+    for subject in ("parameters", "FLOPs", "receptive field", "memory", "time", "most FLOPs"):
+        assert subject in printed
+
+
+def test_a_network_is_measured_at_the_plan_of_a_run(tmp_path, capsys):
+    content = {"spatial_dims": 2, "patch_size": [16, 24], "batch_size": 3, "base_channels": 2,
+               "strides": [[1, 1], [2, 2]], "kernel_sizes": [[3, 3], [3, 3]],
+               "spacing_mm": [1, 1, 1], "normalisation": [{"kind": "zscore"}]}  # fmt: skip
+    path = tmp_path / "plan.yaml"
+    path.write_text(json.dumps(content))
+
+    assert main(["doctor", "model=unet", "model.spatial_dims=2", f"plan_path={path}"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "patch 16x24, batch 3, 1 image channels" in printed
+
+    assert main(["doctor", "model=unet", f"plan_path={path}"]) == 1
+    assert "set model.spatial_dims=2" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_plan_that_is_none_is_named(tmp_path, capsys):
+    path = tmp_path / "plan.yaml"
+
+    assert main(["doctor", "model=unet", f"plan_path={path}"]) == 1
+    assert "cannot be read" in " ".join(capsys.readouterr().out.split())
+
+
+def test_all_networks_are_measured_in_2d_and_3d(monkeypatch, capsys):
+    monkeypatch.setattr("medseg.cli.model_report.groups", lambda: {"model": ["unet", "swin_unetr"]})
+
+    words = ["plan.base_channels=2", "plan.batch_size=1", "plan_path=null"]
+    monkeypatch.setattr("medseg.cli.model_report.LARGE_IMAGE", 16)
+    code = main(["doctor", "models=true", *words])
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    for row in ("unet 2D", "unet 3D", "swin_unetr 2D", "swin_unetr 3D"):
+        assert row in printed
+    assert "32x32x32" in printed  # swin_unetr takes no smaller patch
