@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from medseg.core.errors import ConfigError
 from medseg.models.blocks import (
     Activation,
-    ConvNormAct,
     Initialisation,
     Norm,
     conv,
     initialise,
     resize,
 )
+from medseg.models.heads import vgg_classifier
 from medseg.models.resnet import Depth, ResNet
 from medseg.models.strides import Strides, scaled
 from medseg.models.vgg import VGG16
@@ -75,25 +75,16 @@ class DeepLabV1(nn.Module):
             norm=norm,
             activation=activation,
         )
-        width = scaled(1024, base_channels)
-        layers: list[nn.Module] = []
-        features = self.encoder.channels[-1]
-        for size, dilation in ((3, rate or (12 if spatial_dims == 2 else 4)), (1, 1)):
-            layers += [
-                ConvNormAct(
-                    spatial_dims,
-                    features,
-                    width,
-                    kernel_size=(size,) * spatial_dims,
-                    dilation=dilation,
-                    norm=norm,
-                    activation=activation,
-                ),
-                nn.Dropout(dropout),
-            ]
-            features = width
-        self.classifier = nn.Sequential(
-            *layers, conv(spatial_dims, width, out_channels, kernel_size=(1,) * spatial_dims)
+        self.classifier = vgg_classifier(
+            spatial_dims,
+            self.encoder.channels[-1],
+            out_channels,
+            width=scaled(1024, base_channels),
+            kernel_size=3,
+            dilation=rate or (12 if spatial_dims == 2 else 4),
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
         )
         self.stride = self.encoder.stride
         self.min_size = (1,) * spatial_dims

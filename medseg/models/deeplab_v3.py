@@ -19,7 +19,7 @@ from medseg.models.blocks import (
     resize,
 )
 from medseg.models.deeplab import RATES_3D, checked_rates
-from medseg.models.heads import ConvHead, pool_to
+from medseg.models.heads import auxiliary_head, pool_to
 from medseg.models.resnet import Depth, ResNet
 from medseg.models.strides import Strides, scaled
 
@@ -103,16 +103,14 @@ class DeepLabV3(nn.Module):
             ),
             conv(spatial_dims, width, out_channels, kernel_size=(1,) * spatial_dims),
         )
-        self.auxiliary: nn.Module | None = None
-        if deep_supervision > 1:
-            self.auxiliary = ConvHead(
-                spatial_dims,
-                self.encoder.channels[2],
-                out_channels,
-                channels=max(1, self.encoder.channels[2] // 4),
-                norm=norm,
-                activation=activation,
-            )
+        self.auxiliary = auxiliary_head(
+            spatial_dims,
+            self.encoder.channels[2],
+            out_channels,
+            deep_supervision=deep_supervision,
+            norm=norm,
+            activation=activation,
+        )
         self.stride = self.encoder.stride
         self.min_size = (1,) * spatial_dims
         initialise(self, initialisation, negative_slope=0.0)

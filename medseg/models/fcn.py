@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from medseg.core.errors import ConfigError
 from medseg.models.blocks import (
     Activation,
-    ConvNormAct,
     Initialisation,
     Norm,
     conv,
@@ -18,7 +17,7 @@ from medseg.models.blocks import (
     initialise,
     resize,
 )
-from medseg.models.heads import ConvHead
+from medseg.models.heads import ConvHead, auxiliary_head, vgg_classifier
 from medseg.models.resnet import Depth, ResNet
 from medseg.models.strides import Strides, product, scaled
 from medseg.models.vgg import VGG16
@@ -83,29 +82,25 @@ class FCN(nn.Module):
         )
         width = scaled(fc_channels or (4096 if spatial_dims == 2 else 1024), base_channels)
         size = fc_kernel_size or (7 if spatial_dims == 2 else 3)
-        one = (1,) * spatial_dims
-        layers: list[nn.Module] = []
-        features = self.encoder.channels[-1]
-        for kernel in ((size,) * spatial_dims, one):
-            layers += [
-                ConvNormAct(
-                    spatial_dims,
-                    features,
-                    width,
-                    kernel_size=kernel,
-                    norm=norm,
-                    activation=activation,
-                ),
-                nn.Dropout(dropout),
-            ]
-            features = width
-        self.classifier = nn.Sequential(
-            *layers, conv(spatial_dims, width, out_channels, kernel_size=one)
+        self.classifier = vgg_classifier(
+            spatial_dims,
+            self.encoder.channels[-1],
+            out_channels,
+            width=width,
+            kernel_size=size,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
         )
         num_skips = OUTPUTS[finest] - 1
         stages = [3, 2][:num_skips]  # the fourth stage, then the third
         self.skips = nn.ModuleList(
-            conv(spatial_dims, self.encoder.channels[n], out_channels, kernel_size=one)
+            conv(
+                spatial_dims,
+                self.encoder.channels[n],
+                out_channels,
+                kernel_size=(1,) * spatial_dims,
+            )
             for n in stages
         )
         steps = self.encoder.steps
@@ -218,22 +213,19 @@ class FCNResNet(nn.Module):
             spatial_dims,
             self.encoder.channels[3],
             out_channels,
-            channels=max(1, self.encoder.channels[3] // 4),
             norm=norm,
             activation=activation,
             dropout=dropout,
         )
-        self.auxiliary: nn.Module | None = None
-        if deep_supervision > 1:
-            self.auxiliary = ConvHead(
-                spatial_dims,
-                self.encoder.channels[2],
-                out_channels,
-                channels=max(1, self.encoder.channels[2] // 4),
-                norm=norm,
-                activation=activation,
-                dropout=dropout,
-            )
+        self.auxiliary = auxiliary_head(
+            spatial_dims,
+            self.encoder.channels[2],
+            out_channels,
+            deep_supervision=deep_supervision,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+        )
         self.stride = self.encoder.stride
         self.min_size = (1,) * spatial_dims
         initialise(self, initialisation, negative_slope=0.0)

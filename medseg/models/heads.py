@@ -1,4 +1,6 @@
-"""What several networks put on top of an encoder: the plain head, and pooling to a few bins."""
+"""What several networks put on top of an encoder: the plain head, the classifier after VGG-16, and
+pooling to a few bins.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,19 @@ import math
 import torch
 from torch import Tensor, nn
 
-from medseg.models.blocks import Activation, Norm, activation_layer, conv, norm_layer
+from medseg.models.blocks import (
+    Activation,
+    ConvNormAct,
+    Norm,
+    activation_layer,
+    conv,
+    norm_layer,
+)
 
 
 class ConvHead(nn.Sequential):
-    """A 3x3 convolution, normalisation, activation, dropout and a 1x1 convolution to logits.
+    """A 3x3 convolution to a quarter of the channels, normalisation, activation, dropout and a 1x1
+    convolution to logits.
 
     The head of torchvision's FCN, and the auxiliary head of FCN, DeepLab v3 and PSPNet.
     """
@@ -22,11 +32,11 @@ class ConvHead(nn.Sequential):
         in_channels: int,
         out_channels: int,
         *,
-        channels: int,
         norm: Norm,
         activation: Activation,
         dropout: float = 0.1,
     ) -> None:
+        channels = max(1, in_channels // 4)
         super().__init__(
             conv(
                 spatial_dims,
@@ -40,6 +50,65 @@ class ConvHead(nn.Sequential):
             nn.Dropout(dropout),
             conv(spatial_dims, channels, out_channels, kernel_size=(1,) * spatial_dims),
         )
+
+
+def auxiliary_head(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    *,
+    deep_supervision: int,
+    norm: Norm,
+    activation: Activation,
+    dropout: float = 0.1,
+) -> ConvHead | None:
+    """The head on an earlier stage that helps while training; None with deep_supervision 1."""
+    if deep_supervision <= 1:
+        return None
+    return ConvHead(
+        spatial_dims,
+        in_channels,
+        out_channels,
+        norm=norm,
+        activation=activation,
+        dropout=dropout,
+    )
+
+
+def vgg_classifier(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    *,
+    width: int,
+    kernel_size: int,
+    dilation: int = 1,
+    norm: Norm,
+    activation: Activation,
+    dropout: float,
+) -> nn.Sequential:
+    """VGG-16's fully connected layers as convolutions: the first of `kernel_size`, the second and
+    the logits 1x1, with dropout after both.
+    """
+    layers: list[nn.Module] = []
+    features = in_channels
+    for size, spread in ((kernel_size, dilation), (1, 1)):
+        layers += [
+            ConvNormAct(
+                spatial_dims,
+                features,
+                width,
+                kernel_size=(size,) * spatial_dims,
+                dilation=spread,
+                norm=norm,
+                activation=activation,
+            ),
+            nn.Dropout(dropout),
+        ]
+        features = width
+    return nn.Sequential(
+        *layers, conv(spatial_dims, width, out_channels, kernel_size=(1,) * spatial_dims)
+    )
 
 
 def pool_to(x: Tensor, bins: int) -> Tensor:

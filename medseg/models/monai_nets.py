@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from medseg.core.errors import ConfigError
 from medseg.models.blocks import Norm
 from medseg.models.monai_parts import checked_dims, replace_norms, run_padded, single
-from medseg.models.strides import product
-from medseg.models.unet import per_stage
+from medseg.models.strides import per_stage, product
 
 SWIN_STRIDE = 32
 """The Swin transformer halves every axis once on entering and in each of its four stages."""

@@ -17,7 +17,7 @@ from medseg.models.blocks import (
     initialise,
     resize,
 )
-from medseg.models.heads import ConvHead, pool_to
+from medseg.models.heads import auxiliary_head, pool_to
 from medseg.models.resnet import Depth, ResNet
 from medseg.models.strides import Strides
 
@@ -101,17 +101,15 @@ class PSPNet(nn.Module):
             nn.Dropout(dropout),
             conv(spatial_dims, level, out_channels, kernel_size=one),
         )
-        self.auxiliary: nn.Module | None = None
-        if deep_supervision > 1:
-            self.auxiliary = ConvHead(
-                spatial_dims,
-                self.encoder.channels[2],
-                out_channels,
-                channels=max(1, self.encoder.channels[2] // 4),
-                norm=norm,
-                activation=activation,
-                dropout=dropout,
-            )
+        self.auxiliary = auxiliary_head(
+            spatial_dims,
+            self.encoder.channels[2],
+            out_channels,
+            deep_supervision=deep_supervision,
+            norm=norm,
+            activation=activation,
+            dropout=dropout,
+        )
         self.stride = self.encoder.stride
         self.min_size = (1,) * spatial_dims
         initialise(self, initialisation, negative_slope=0.0)

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 
 from medseg.core.errors import ConfigError
-from medseg.models.unet import per_stage
 
 Strides = Sequence[int | Sequence[int]]
 Rows = list[tuple[int, ...]]
@@ -35,6 +34,33 @@ def encoder_strides(strides: Strides | None, spatial_dims: int, *, num_steps: in
     if any(step not in (1, 2) for row in rows for step in row):
         raise ConfigError("model.strides", f"is {rows}", "use 1 and 2 only")
     return (rows[1:] + [(1,) * spatial_dims] * num_steps)[:num_steps]
+
+
+def per_stage(
+    values: Sequence[int | Sequence[int]] | None,
+    default: int,
+    spatial_dims: int,
+    num_stages: int,
+    *,
+    name: str,
+) -> list[tuple[int, ...]]:
+    """One tuple of `spatial_dims` numbers per stage; a single number serves every axis.
+
+    Raises:
+        ConfigError: not one entry per stage, or an entry with another number of axes.
+    """
+    given = [default] * num_stages if values is None else list(values)
+    if len(given) != num_stages:
+        raise ConfigError(
+            name, f"has {len(given)} entries for {num_stages} stages", "give one per stage"
+        )
+    rows = []
+    for value in given:
+        row = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
+        if len(row) != spatial_dims:
+            raise ConfigError(name, f"has {len(row)} axes in {list(row)}", f"give {spatial_dims}")
+        rows.append(row)
+    return rows
 
 
 def dilate_beyond(rows: Rows, output_stride: int | None) -> tuple[Rows, Rows]:

@@ -21,6 +21,7 @@ from medseg.models.blocks import (
     up_conv,
 )
 from medseg.models.extents import require_extents
+from medseg.models.strides import per_stage, product
 
 
 class UNet(nn.Module):
@@ -93,9 +94,7 @@ class UNet(nn.Module):
             raise ConfigError(
                 "model.kernel_sizes", f"is {kernels}", "use odd numbers, which keep the shape"
             )
-        self.stride = tuple(
-            _product(step[axis] for step in stage_strides) for axis in range(spatial_dims)
-        )
+        self.stride = product(stage_strides)
         self.min_size = self.stride
         self.num_outputs = max(1, min(deep_supervision, num_stages - 1))
         encoder, decoder, ups, heads = [], [], [], []
@@ -213,37 +212,3 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.second(self.first(x)) + self.shortcut(x))
-
-
-def per_stage(
-    values: Sequence[int | Sequence[int]] | None,
-    default: int,
-    spatial_dims: int,
-    num_stages: int,
-    *,
-    name: str,
-) -> list[tuple[int, ...]]:
-    """One tuple of `spatial_dims` numbers per stage; a single number serves every axis.
-
-    Raises:
-        ConfigError: not one entry per stage, or an entry with another number of axes.
-    """
-    given = [default] * num_stages if values is None else list(values)
-    if len(given) != num_stages:
-        raise ConfigError(
-            name, f"has {len(given)} entries for {num_stages} stages", "give one per stage"
-        )
-    rows = []
-    for value in given:
-        row = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
-        if len(row) != spatial_dims:
-            raise ConfigError(name, f"has {len(row)} axes in {list(row)}", f"give {spatial_dims}")
-        rows.append(row)
-    return rows
-
-
-def _product(numbers: object) -> int:
-    result = 1
-    for number in numbers:  # type: ignore[attr-defined]
-        result *= number
-    return result
