@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from command_line import own_logging
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +33,8 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """Takes away what a command adds to the terminal's log, which would show in later tests."""
-    handlers, filters = list(logging.getLogger().handlers), list(warnings.filters)
-    yield
-    logging.getLogger().handlers[:] = handlers
-    logging.captureWarnings(False)
-    warnings.filters[:] = filters
+    with own_logging():
+        yield
 
 
 @pytest.hookimpl(hookwrapper=True)

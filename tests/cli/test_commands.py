@@ -30,11 +30,7 @@ def jobs(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "_command", lambda name: run)
     monkeypatch.setenv("MEDSEG_ALLOWED_TARGETS", "config_targets")
     monkeypatch.chdir(tmp_path)
-    handlers, filters = list(logging.getLogger().handlers), list(warnings.filters)
-    yield seen
-    logging.getLogger().handlers[:] = handlers
-    logging.captureWarnings(False)
-    warnings.filters[:] = filters
+    return seen
 
 
 def raising(error, monkeypatch):

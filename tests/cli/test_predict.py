@@ -1,6 +1,3 @@
-import logging
-import warnings
-
 import nibabel
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -43,16 +40,6 @@ def bundle(tmp_path):
             "network": {"class": "medseg.models.unet.UNet", "options": options},
         },
     ).folder
-
-
-@pytest.fixture(autouse=True)
-def own_logging():
-    """Takes away the handler that `main` adds for the terminal of one test."""
-    handlers, filters = list(logging.getLogger().handlers), list(warnings.filters)
-    yield
-    logging.getLogger().handlers[:] = handlers
-    logging.captureWarnings(False)
-    warnings.filters[:] = filters
 
 
 def test_results_never_replace_the_images(images, bundle):

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import shutil
-import warnings
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import yaml
+from command_line import medseg_main
 from learning_cases import block, write_blocks
 
 from medseg.bundle import ModelBundle
-from medseg.cli.commands import main
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 LABELS = "{background: 0, box: 1, corner: 2}"
-
-
-def medseg_main(words: list[str]) -> int:
-    """Runs a command line, and takes away what it adds to the terminal's log."""
-    handlers, filters = list(logging.getLogger().handlers), list(warnings.filters)
-    try:
-        return main(words)
-    finally:
-        logging.getLogger().handlers[:] = handlers
-        logging.captureWarnings(False)
-        warnings.filters[:] = filters
 
 
 def train(work: Path, *more: str) -> int:

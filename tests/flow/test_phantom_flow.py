@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
-import warnings
 from pathlib import Path
 
 import highdicom
@@ -14,9 +12,9 @@ import numpy as np
 import phantoms
 import pydicom
 import pytest
+from command_line import medseg_main
 
 from medseg.bundle import ModelBundle
-from medseg.cli.commands import main
 from medseg.core.segmentation import LabelMap
 
 ORIENTATIONS = ["LPS", "RAS", "LAS", "SRA", "PIR", "LPS"]
@@ -72,17 +70,6 @@ def predictions(work: Path, bundle: Path) -> Path:
         )  # fmt: skip
     assert code == 0
     return work / "predictions"
-
-
-def medseg_main(words: list[str]) -> int:
-    """Runs a command line, and takes away what it adds to the terminal's log."""
-    handlers, filters = list(logging.getLogger().handlers), list(warnings.filters)
-    try:
-        return main(words)
-    finally:
-        logging.getLogger().handlers[:] = handlers
-        logging.captureWarnings(False)
-        warnings.filters[:] = filters
 
 
 def moved_boxes(number: int, *, orientation: str) -> LabelMap:
