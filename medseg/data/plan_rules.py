@@ -23,8 +23,9 @@ nnU-Net).
 ANISOTROPY = 3.0
 """Ratio of spacings from which an axis counts as coarse (Isensee et al. 2021)."""
 MIN_COVERED = 0.85
-"""Share of the wanted extent from which a patch may be rounded down: a smaller patch gives more
-steps in the same time, and more of those learn faster (docs/recipe.md).
+"""Share of the wanted extent from which a patch may be rounded down (chosen, untested): a smaller
+patch gives more steps in the same time, which learned more in the one case that was measured
+(docs/recipe.md).
 """
 MAX_STAGES = 6
 
@@ -39,7 +40,7 @@ def round_to_multiples(target: np.ndarray, factor: np.ndarray) -> tuple[int, ...
 
 def choose_batch(patch: Sequence[int] | np.ndarray, device: str) -> tuple[int, str]:
     if device == "cpu" and len(patch) == 3:
-        return 2, "on cpu many steps learn more than few with larger batches"
+        return 2, "the least, for the most steps in the time that a cpu has (chosen, untested)"
     budget = VOXEL_BUDGET[device]
     size = int(np.clip(round(budget / np.prod(patch)), 2, 32))
     return size, f"{budget} voxels a step on {device}, at least 2 patches, at most 32"
