@@ -14,7 +14,7 @@ from medseg.core.errors import ConfigError
 from medseg.core.geometry import ALL_ORIENTATIONS
 
 Colour = Literal["grey", "rgb"]
-OPTIONAL = frozenset({"orientation", "colour", "light_finest"})
+OPTIONAL = frozenset({"orientation", "colour", "light_finest", "object_sizes"})
 """Entries that stay empty in some finished plans; `light_finest` in those older than itself."""
 
 
@@ -39,6 +39,8 @@ class Plan:
             {"kind": "scale_255"}.
         colour: what becomes of 2D pictures: "grey" takes one channel of those stored as red, green
             and blue, "rgb" repeats grey ones as three channels; None takes channels as they are.
+        object_sizes: extents along each axis, in voxels of network space, of boxes that stand for
+            the objects of the data; None where objects are not asked for.
         reasons: a sentence for each number.
     """
 
@@ -53,6 +55,7 @@ class Plan:
     light_finest: bool | None = None
     normalisation: Sequence[Mapping[str, Any]] | None = None
     colour: Colour | None = None
+    object_sizes: Sequence[Sequence[float]] | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,7 +85,11 @@ class Plan:
             raise ConfigError(
                 "plan.orientation", f"is '{self.orientation}'", "use three letters such as RAS"
             )
-        for name in ("strides", "kernel_sizes"):
+        for name, each in (
+            ("strides", "stage"),
+            ("kernel_sizes", "stage"),
+            ("object_sizes", "row"),
+        ):
             rows = getattr(self, name)
             if rows is not None and any(
                 len(row) != self.spatial_dims or min(row) < 1 for row in rows
@@ -90,7 +97,7 @@ class Plan:
                 raise ConfigError(
                     f"plan.{name}",
                     f"is {plain(rows)}",
-                    f"give {self.spatial_dims} positive numbers per stage",
+                    f"give {self.spatial_dims} numbers of 1 or more per {each}",
                 )
 
     @property
