@@ -192,7 +192,7 @@ class InstanceSet:
 
     @property
     def volumes_mm3(self) -> NDArray[np.float64]:
-        return self.num_voxels * self.geometry.voxel_volume_mm3
+        return np.asarray(self.num_voxels * self.geometry.voxel_volume_mm3, np.float64)
 
     @cached_property
     def centroids_mm(self) -> NDArray[np.float64]:
