@@ -235,6 +235,8 @@ def fit_blocks(
     cases: Sequence[Case] | None = None,
     decay: float = 0.9,
     plan: Mapping[str, Any] | None = None,
+    num_validation: int = 1,
+    always_validate: bool = True,
     **trainer: Any,
 ) -> FitResult:
     """Trains a tiny network on three blocks, repeatably on the CPU, with a fourth to validate."""
@@ -243,7 +245,7 @@ def fit_blocks(
     loader = LoaderSpec(num_workers=num_workers, steps_per_epoch=steps_per_epoch)
     task = SemanticTask(labels=LABELS, loss=loss or DiceCELoss())
     batches = BatchDataset(
-        cases[:-1],
+        cases[:-num_validation],
         cache,
         augment=Augment(),
         foreground_fraction=0.5,
@@ -262,7 +264,7 @@ def fit_blocks(
         patch_size=(16, 16, 8),
         total_steps=epochs * steps_per_epoch // trainer.get("accumulate_grad_batches", 1),
         max_time_s=max_time_s,
-        always_validate=True,
+        always_validate=always_validate,
     )
     return fit(
         module,
@@ -276,7 +278,7 @@ def fit_blocks(
             **trainer,
         ),
         training=training_loader(batches, loader, device="cpu"),
-        validation=validation_loader(cases[-1:], cache),
+        validation=validation_loader(cases[-num_validation:], cache),
         folder=folder,
         resume=resume,
         seed=7,

@@ -212,6 +212,7 @@ def _write_bundle(
                 "steps": result.num_steps,
                 "seconds": round(result.elapsed_s, 1),
                 "validation_dice": {k: round(v, 4) for k, v in result.scores.items()},
+                "validation_cases": "{} of {}".format(*result.scored_cases),
             },
         },
     )

@@ -202,8 +202,7 @@ class TimeLimit(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         if pl_module.max_time_s is not None:
-            elapsed = pl_module.elapsed_s + time.monotonic() - pl_module._last_tick
-            is_over = elapsed >= pl_module.max_time_s
+            is_over = pl_module.elapsed_now_s >= pl_module.max_time_s
             if trainer.strategy.reduce_boolean_decision(is_over, all=False):
                 trainer.should_stop = True
 
@@ -310,7 +309,10 @@ class ProgressLine(pl.Callback):
     def _facts(self, trainer: pl.Trainer, pl_module: Any) -> str:
         scores = " ".join(f"{name} {value:.3f}" for name, value in pl_module.scores.items())
         facts = f"step {trainer.global_step} loss {self._loss:.3f}"
-        return f"{facts} Dice {scores}" if scores else facts
+        if not scores:
+            return facts
+        scored, of_all = pl_module.scored_cases
+        return f"{facts} Dice {scores}" + (f" ({scored} of {of_all} cases)" * (scored < of_all))
 
     def _left(self, pl_module: Any) -> str:
         start, first = self._first

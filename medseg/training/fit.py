@@ -39,6 +39,7 @@ class FitResult:
         num_steps: training steps done.
         elapsed_s: seconds spent training, interruptions not counted.
         scores: last validation Dice per class, in network space.
+        scored_cases: how many cases they rest on, and how many validation cases there are.
         is_main_process: False in the other processes of a training on several devices.
     """
 
@@ -46,6 +47,7 @@ class FitResult:
     num_steps: int
     elapsed_s: float
     scores: Mapping[str, float]
+    scored_cases: tuple[int, int]
     is_main_process: bool
 
 
@@ -118,6 +120,7 @@ def fit(
         num_steps=trainer.global_step,
         elapsed_s=module.elapsed_s,
         scores=dict(module.scores),
+        scored_cases=module.scored_cases,
         is_main_process=trainer.is_global_zero,
     )
 

@@ -15,9 +15,7 @@ from medseg.core.errors import TrainingError
 from medseg.inference.predictor import free_stride
 from medseg.inference.sliding_window import SlidingWindow
 from medseg.tasks.semantic import SemanticTask
-
-VALIDATION_SHARE = 0.1
-"""At most this share of the training time goes into looking at validation cases."""
+from medseg.training.validation_time import ValidationTime
 
 
 class TrainingModule(pl.LightningModule):
@@ -32,8 +30,8 @@ class TrainingModule(pl.LightningModule):
         patch_size: of the plan.
         total_steps: steps after which training ends.
         max_time_s: seconds after which it ends; None if steps alone count.
-        always_validate: validate after every epoch whatever it costs; else as VALIDATION_SHARE
-            allows.
+        always_validate: validate all cases after every epoch whatever it costs; else as
+            `ValidationTime` allows.
     """
 
     def __init__(
@@ -58,13 +56,17 @@ class TrainingModule(pl.LightningModule):
         self.patch_size = patch_size
         self.total_steps = total_steps
         self.max_time_s = max_time_s
-        self.always_validate = always_validate
+        self.validation_time = ValidationTime(is_unlimited=always_validate)
         self.elapsed_s = 0.0
-        self.validation_s = 0.0
         self.scores: dict[str, float] = {}
+        self.scored_cases = (0, 0)
+        """Cases that the scores rest on, and validation cases that there are."""
         self._last_tick = 0.0
+        self._training_s_per_voxel = 0.0
         self._seed = 0
         self._skips_validation = False
+        self._is_last_validation = False
+        self._num_scored = 0
         self._counts: Tensor | None = None
         self.last_shown: tuple[str, Tensor, Tensor, Tensor] | None = None
 
@@ -75,6 +77,11 @@ class TrainingModule(pl.LightningModule):
         if self.max_time_s:
             share = max(share, self.elapsed_s / self.max_time_s)
         return min(1.0, share)
+
+    @property
+    def elapsed_now_s(self) -> float:
+        """Seconds of training, the running step included."""
+        return self.elapsed_s + time.monotonic() - self._last_tick
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer_factory(self.parameters())
@@ -108,18 +115,35 @@ class TrainingModule(pl.LightningModule):
         self.log("loss/train", loss.detach(), on_step=True, on_epoch=True, batch_size=1)
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        seconds = time.monotonic() - self._last_tick
+        self._training_s_per_voxel = seconds / batch["target"].numel()
+
     def on_validation_epoch_start(self) -> None:
         last_epoch = self.trainer.current_epoch + 1 >= (self.trainer.max_epochs or 0)
-        affordable = self.validation_s <= VALIDATION_SHARE * self.elapsed_s
-        is_due = self.always_validate or last_epoch or self.trainer.should_stop or affordable
-        # Clocks differ between processes, but all must validate or none.
-        self._skips_validation = not self.trainer.strategy.broadcast(is_due)
-        self._counts = None
-        self._validation_start = time.monotonic()
+        self._is_last_validation = last_epoch or self.trainer.should_stop
+        is_due = self._is_last_validation or self.validation_time.is_due(self.elapsed_now_s)
+        self._skips_validation = not self._all_agree(is_due)
+        self._counts, self._num_scored = None, 0
+        self.validation_time.begin(
+            elapsed_s=self.elapsed_now_s,
+            progress=self.progress,
+            training_s_per_voxel=self._training_s_per_voxel,
+        )
+
+    def _all_agree(self, decision: bool) -> bool:
+        """The first process's decision: clocks differ, but all must validate a case or none."""
+        return bool(self.trainer.strategy.broadcast(decision))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if self._skips_validation:
             return
+        is_first = self._num_scored == 0
+        must = self._is_last_validation and is_first
+        num_voxels = batch["target"].numel()
+        if not self._all_agree(must or self.validation_time.affords(num_voxels)):
+            return
+        start = time.monotonic()
         logits = self.inference.logits(
             self.model,
             batch["image"],
@@ -130,8 +154,10 @@ class TrainingModule(pl.LightningModule):
         prediction = self.task.decode(logits)
         counts = self.task.dice_counts(prediction, batch["target"])
         self._counts = counts if self._counts is None else self._counts + counts
-        if batch_idx == 0:
+        self._num_scored += 1
+        if is_first:
             self.last_shown = (batch["key"], batch["image"], batch["target"], prediction)
+        self.validation_time.add(time.monotonic() - start, num_voxels=num_voxels)
 
     def on_validation_epoch_end(self) -> None:
         if self._skips_validation or self._counts is None:
@@ -144,24 +170,26 @@ class TrainingModule(pl.LightningModule):
             label.name: float(value)
             for label, value in zip(self.task.labels.structures, dice, strict=True)
         }
+        self.scored_cases = (self._num_scored, int(sum(self.trainer.num_val_batches)))
         for name, value in self.scores.items():
             self.log(f"dice/{name}", value, sync_dist=False)
         self.log("dice/mean", float(dice.mean()), prog_bar=True)
-        self.validation_s += time.monotonic() - self._validation_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["medseg"] = {
             "elapsed_s": self.elapsed_s,
-            "validation_s": self.validation_s,
+            "validation_s": self.validation_time.spent_s,
             "scores": self.scores,
+            "scored_cases": self.scored_cases,
             "optimizer": type(self.trainer.optimizers[0]).__name__,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored = checkpoint["medseg"]
         self.elapsed_s = stored["elapsed_s"]
-        self.validation_s = stored["validation_s"]
+        self.validation_time.spent_s = stored["validation_s"]
         self.scores = stored["scores"]
+        self.scored_cases = tuple(stored.get("scored_cases", (0, 0)))  # not in older checkpoints
         done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         if 0 < (self.trainer.max_epochs or 0) < done:
             raise TrainingError(

@@ -185,6 +185,48 @@ def test_the_rate_has_fallen_to_almost_nothing_when_the_time_is_over(tmp_path):
     assert record.rates[-1] < 0.3
 
 
+class SlowToValidate(nn.Module):
+    """A network that takes 0.4 s for each case that it is shown in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = small_unet()
+        self.num_shown = 0
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        if not self.training:
+            time.sleep(0.4)
+            self.num_shown += 1
+        return self.network(image)
+
+
+def test_a_running_validation_is_cut_to_the_cases_that_it_has_time_for(tmp_path):
+    network = SlowToValidate()
+
+    result = fit_blocks(
+        tmp_path,
+        epochs=1,
+        network=network,
+        cases=block_cases(9),
+        num_validation=6,
+        always_validate=False,
+    )
+
+    # A second is not cut, so two cases of 0.4 s are looked at, fewer on a busy machine.
+    assert network.num_shown in (1, 2)
+    assert result.scored_cases == (network.num_shown, 6)
+    assert set(result.scores) == {"liver", "tumour"}
+
+
+def test_a_training_that_must_be_repeatable_validates_all_cases(tmp_path):
+    network = SlowToValidate()
+
+    result = fit_blocks(tmp_path, epochs=1, network=network, cases=block_cases(7), num_validation=4)
+
+    assert network.num_shown == 4
+    assert result.scored_cases == (4, 4)
+
+
 def test_patches_of_two_channels_train(tmp_path):
     cases = []
     for case in block_cases(3):
