@@ -135,7 +135,9 @@ commands measured; a dash is a number that has not been measured yet.
   optimizer, in 2D / 3D: at the plan for a large isotropic image on a CPU (16 base channels), on two
   cores that were shared while measuring.
 - Dice: mean over labels and validation cases of fold 0 of Task04_Hippocampus (3D) and of the
-  ultrasound nerves (2D) after equal time, with the number of steps.
+  ultrasound nerves (2D) after equal processor time, with the number of steps.
+- `deeplab_v1` and `deeplab_v2` were published with a conditional random field behind them:
+  `postprocess=random_field` adds one to any network, in training, `predict` or `ensemble`.
 
 | model | paper | idea | params [M] | GFLOP | MiB | s/step | Dice 3D | Dice 2D |
 |---|---|---|---|---|---|---|---|---|""".splitlines()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import log
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import nn
 
 from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet, Region
 from medseg.core.segmentation import LabelMap
+from medseg.inference.random_field import RandomField, RefinedNetwork
 from medseg.metrics.case_scores import mask_of
 
 Names = Sequence[str] | Literal["all"]
@@ -21,7 +23,7 @@ Names = Sequence[str] | Literal["all"]
 
 @dataclass(frozen=True)
 class Postprocess:
-    """Thresholds, components and holes, in the order of the arguments.
+    """A random field, thresholds, components and holes.
 
     Labels are foreground classes, or regions where the label set has some. Removed voxels become
     background, or what is around the region. Components are connected through faces, edges and
@@ -35,6 +37,8 @@ class Postprocess:
             overwritten.
         largest_component: labels of which only the largest component is kept, or "all".
         minimum_volume_mm3: per label, the volume below which a component is removed.
+        random_field: options of a `RandomField` on the logits, such as {iterations: 5}; it comes
+            before everything else, in network space. Empty for none.
     """
 
     threshold: Mapping[str, float] = field(default_factory=dict)
@@ -42,6 +46,7 @@ class Postprocess:
     fill_holes: Names = ()
     largest_component: Names = ()
     minimum_volume_mm3: Mapping[str, float] = field(default_factory=dict)
+    random_field: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if any(volume < 0 for volume in self.minimum_volume_mm3.values()):
@@ -50,6 +55,7 @@ class Postprocess:
             raise ConfigError(
                 "postprocess.threshold", "holds a value outside 0 to 1", "use 0.05 to 0.95"
             )
+        self._random_field()
 
     def apply(self, result: LabelMap) -> LabelMap:
         """The label map without what is to go, its holes filled.
@@ -93,6 +99,24 @@ class Postprocess:
             offsets[channels[labels.structure(name).name]] = log((1 - value) / value)
         return offsets
 
+    def refined(self, network: nn.Module, labels: LabelSet) -> nn.Module:
+        """The network, with its random field if there is one."""
+        random_field = self._random_field()
+        if random_field is None:
+            return network
+        return RefinedNetwork(network, random_field, is_multilabel=bool(labels.regions))
+
+    def _random_field(self) -> RandomField | None:
+        known = [option.name for option in fields(RandomField)]
+        for name in self.random_field:
+            if name not in known:
+                raise ConfigError(
+                    f"postprocess.random_field.{name}",
+                    "is no option of a random field",
+                    f"there are {', '.join(known)}",
+                )
+        return RandomField(**self.random_field) if self.random_field else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data of what is set; empty if nothing is."""
         facts = {
@@ -101,6 +125,7 @@ class Postprocess:
             "fill_holes": _plain(self.fill_holes),
             "largest_component": _plain(self.largest_component),
             "minimum_volume_mm3": dict(self.minimum_volume_mm3),
+            "random_field": dict(self.random_field),
         }
         return {key: value for key, value in facts.items() if value}
 

@@ -68,7 +68,9 @@ class NetworkPredictor:
         self.device = device or best_device()
         self.precision = precision or best_precision(self.device)
         self.networks: Sequence[nn.Module] = [
-            in_fast_layout(network.to(self.device).eval(), self.device)
+            self.postprocess.refined(
+                in_fast_layout(network.to(self.device).eval(), self.device), bundle.labels
+            )
             for network in bundle.build_networks()
         ]
         self.mirror_axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)

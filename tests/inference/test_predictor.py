@@ -265,12 +265,31 @@ def test_a_threshold_moves_the_border_between_classes(predictor):
     assert (lost.array == 2).sum() == 0
 
 
+def test_a_random_field_takes_a_stray_voxel_away(predictor):
+    reference = phantoms.labelled_boxes()
+    array = reference.array.copy()
+    array[35, 29, 21] = 1
+    image = one_hot(replace(reference, array=array))
+    options = {"orientation": "RAS", "spacing_mm": reference.geometry.spacing_mm}
+    field = {"iterations": 3, "radius": 1, "appearance": 0.0, "smoothness": 3.0}
+
+    result = predictor(**options, card={"postprocess": {"random_field": field}}).predict_volume(
+        image
+    )
+
+    # Boxes keep all but what lies at their edges.
+    changed = result.array != reference.array
+    assert result.array[35, 29, 21] == 0
+    assert changed.sum() < 0.1 * (reference.array > 0).sum()
+
+
 @pytest.mark.parametrize(
     ("rules", "what"),
     [
         ({"largest": True}, "postprocess"),
         ({"minimum_volume_mm3": "all"}, "postprocess"),
         ({"threshold": {"livr": 0.4}}, "did you mean 'liver'"),
+        ({"random_field": {"iteration": 5}}, "is no option of a random field"),
     ],
 )
 def test_rules_that_a_bundle_cannot_mean_are_refused(predictor, rules, what):
