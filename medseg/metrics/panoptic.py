@@ -6,7 +6,7 @@ Source: Kirillov et al. 2019, CVPR.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,11 +48,12 @@ def panoptic_pairs(
     """Overlaps of every foreground class: object by object for things, as a whole for stuff."""
     things = [label.class_id for label in labels.foreground if label.is_thing]
     stuff = [label.class_id for label in labels.foreground if not label.is_thing]
-    ignored = None
+    ignored = reference.instances.ignored
     if labels.ignore_id is not None:
         ignored = reference.label_map.array == labels.ignore_id
+    objects = replace(reference.instances, ignored=ignored)
     found = compare_objects(
-        reference.instances, prediction.instances, class_ids=things, case=case
+        objects, prediction.instances, class_ids=things, case=case
     ) + compare_regions(
         reference.label_map,
         prediction.label_map,
