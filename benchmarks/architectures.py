@@ -9,8 +9,8 @@ so they go on where they were stopped; --networks names some of them. Training i
 command in a process of its own, with the plan it makes itself; Dice is the mean over labels and
 validation cases of fold 0. `table` puts everything together.
 
-The time of a training is counted as processor time of one thread, twice --minutes: what two idle
-cores give in --minutes, however busy the machine is. Several may so run side by side.
+Time is counted as processor time of one thread, however busy the machine is, so that several may
+run side by side. A training gets twice --minutes of it: what two idle cores give in --minutes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from medseg.cli.model_report import measured
@@ -45,6 +46,8 @@ _ON_PROCESSOR_TIME = (
 
 def cost(name: str) -> dict[str, Any]:
     """Parameters at the paper's width, and cost at the device's own plan, in 2D and 3D."""
+    torch.set_num_threads(1)
+    time.perf_counter = time.process_time
     config = load_config("doctor", [])
     facts: dict[str, Any] = {}
     for dims in (2, 3):
@@ -131,15 +134,15 @@ commands measured; a dash is a number that has not been measured yet.
 - params: millions, one image channel and three classes, at the width of the paper
   (`base_channels: 32`, what `medseg.build_model` gives), in 2D / 3D. Training takes the plan's
   width instead: 32 on a GPU, 16 on a CPU (`docs/decisions/0011`).
-- GFLOP of one patch forwards, MiB of tensors in a training step, and seconds of a step without the
-  optimizer, in 2D / 3D: at the plan for a large isotropic image on a CPU (16 base channels), on two
-  cores that were shared while measuring.
+- GFLOP of one patch forwards, MiB of tensors in a training step, and processor seconds of a step on
+  one thread without the optimizer, in 2D / 3D: at the plan for a large isotropic image on a CPU (16
+  base channels).
 - Dice: mean over labels and validation cases of fold 0 of Task04_Hippocampus (3D) and of the
   ultrasound nerves (2D) after equal processor time, with the number of steps.
 - `deeplab_v1` and `deeplab_v2` were published with a conditional random field behind them:
   `postprocess=random_field` adds one to any network, in training, `predict` or `ensemble`.
 
-| model | paper | idea | params [M] | GFLOP | MiB | s/step | Dice 3D | Dice 2D |
+| model | paper | idea | params [M] | GFLOP | MiB | CPU s/step | Dice 3D | Dice 2D |
 |---|---|---|---|---|---|---|---|---|""".splitlines()
 
 
