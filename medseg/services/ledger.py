@@ -1,0 +1,357 @@
+"""The ledger: what became of every study, in one SQLite file that outlives kill -9 and power cuts.
+
+A worker leases a job for a limited time. The token of the lease grows each time, and every later
+step must carry the current one, so that a worker that slept through its lease can change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medseg.services.jobs import (
+    HELD,
+    OPEN,
+    STATES,
+    Job,
+    LeaseLostError,
+    LedgerError,
+    NewJob,
+    Result,
+    State,
+)
+from medseg.services.ledger_file import failure, open_ledger
+from medseg.services.ownership import has_ended
+
+_COLUMNS = (
+    "id, key, kind, name, parent, state, model, token, attempts, source, results, code, sentence, "
+    "place, note, received_at, updated_at, num_children"
+)
+
+
+class Ledger:
+    """Opens or creates a ledger.
+
+    Args:
+        path: file on a disk of this machine; missing folders are made.
+        clock: seconds since 1970.
+
+    Raises:
+        LedgerError: the disk is a network's, the file is something else, damaged or of a newer
+            medseg.
+    """
+
+    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.path = Path(path)
+        self.clock = clock
+        self._lock = threading.RLock()
+        self._connection = open_ledger(self.path)
+        self._is_changing = False
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One change that is on the disk when the block ends, or not made at all.
+
+        Raises:
+            LedgerError: the disk is full or the file cannot be written; nothing was changed.
+        """
+        with self._lock:
+            if self._is_changing:  # a part of the change that is being made
+                yield self._connection
+                return
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._is_changing = True
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
+                finally:
+                    self._is_changing = False
+            except sqlite3.Error as error:
+                raise failure(self.path, error) from error
+
+    def query(self, text: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._connection.execute(text, values).fetchall()
+            except sqlite3.Error as error:
+                raise failure(self.path, error) from error
+
+    # Receiving and leasing
+
+    def receive(self, job: NewJob, *, not_before: float = 0.0) -> bool:
+        """Adds a job; False if its key is known already.
+
+        Args:
+            job: what to add; if another has its name, a part of the key is added to it.
+            not_before: when work may begin.
+        """
+        with self.transaction() as connection:
+            return self._insert(connection, job, None, not_before) is not None
+
+    def lease(self, owner: str, *, lease_s: float) -> Job | None:
+        """The next job to work on, now owned by `owner`; None if there is none at the moment.
+
+        Jobs that were tried before come after fresh ones, so that one that ends its worker holds
+        up nobody.
+        """
+        now = self.clock()
+        with self.transaction() as connection:
+            row = connection.execute(
+                "SELECT id FROM jobs WHERE state = 'received' AND not_before <= ? "
+                "ORDER BY attempts, id LIMIT 1",
+                (now,),
+            ).fetchone()
+            if row is None:
+                return None
+            connection.execute(
+                "UPDATE jobs SET state = 'leased', owner = ?, token = token + 1, "
+                "lease_until = ?, updated_at = ? WHERE id = ?",
+                (owner, now + lease_s, now, row[0]),
+            )
+            return _job(_select(connection, "id = ?", (row[0],))[0])
+
+    def renew(self, job: Job, *, lease_s: float) -> bool:
+        """Whether the job is still this worker's; its time is set anew."""
+        with self.transaction() as connection:
+            changed = connection.execute(
+                f"UPDATE jobs SET lease_until = ? WHERE id = ? AND token = ? AND {_in(HELD)}",
+                (self.clock() + lease_s, job.id, job.token),
+            )
+            return changed.rowcount == 1
+
+    def recover(self) -> int:
+        """Takes jobs back whose lease has run out or whose worker is gone; how many."""
+        now = self.clock()
+        held = self.query(f"SELECT id, token, owner, lease_until FROM jobs WHERE {_in(HELD)}")
+        lost = [row for row in held if row[3] <= now or has_ended(row[2])]
+        count = 0
+        for number, token, _, _ in lost:
+            with self.transaction() as connection:
+                count += connection.execute(
+                    "UPDATE jobs SET state = 'received', owner = '', token = token + 1, "
+                    "attempts = attempts + 1, updated_at = ? "
+                    f"WHERE id = ? AND token = ? AND {_in(HELD)}",
+                    (now, number, token),
+                ).rowcount
+        return count
+
+    # Steps of a worker that holds the lease
+
+    def predicted(self, job: Job) -> None:
+        """Records that the result is known, though not yet written."""
+        self._step(job, "state = 'predicted'", ())
+
+    def written(self, job: Job, results: Sequence[Result], *, deliver: bool, note: str) -> None:
+        """Records the files of a job; with `deliver` those that are DICOM wait to be sent.
+
+        A job without anything to send is done.
+        """
+        outgoing = [result for result in results if result.sop_instance_uid] if deliver else []
+        with self.transaction() as connection:
+            self._step(
+                job,
+                "state = ?, results = ?, note = ?, owner = ''",
+                ("written" if outgoing else "done", _results_text(results), note),
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO deliveries (job, path, result, state) "
+                "VALUES (?, ?, ?, 'waiting')",
+                [(job.id, item.path, json.dumps(asdict(item))) for item in outgoing],
+            )
+
+    def split(self, job: Job, children: Sequence[NewJob], *, note: str = "") -> int:
+        """Ends a study by adding its series; those whose key is known are not added again.
+
+        Returns:
+            How many were added.
+        """
+        with self.transaction() as connection:
+            added = [self._insert(connection, child, job.id, 0.0) for child in children]
+            self._step(
+                job,
+                "state = 'done', owner = '', num_children = ?, note = ?",
+                (sum(number is not None for number in added), note),
+            )
+        return sum(number is not None for number in added)
+
+    def quarantine(self, job: Job, *, code: str, sentence: str, place: str = "") -> None:
+        """Sets a job aside for a person, with the reason; its input is left as it is."""
+        self._step(
+            job,
+            "state = 'quarantined', owner = '', code = ?, sentence = ?, place = ?",
+            (code, sentence, place),
+        )
+
+    def add_quarantined(
+        self, parent: Job, child: NewJob, *, code: str, sentence: str, place: str
+    ) -> None:
+        """Adds a part of a study that cannot be worked on, unless it is known."""
+        with self.transaction() as connection:
+            number = self._insert(connection, child, parent.id, 0.0)
+            if number is not None:
+                connection.execute(
+                    "UPDATE jobs SET state = 'quarantined', code = ?, sentence = ?, place = ? "
+                    "WHERE id = ?",
+                    (code, sentence, place, number),
+                )
+
+    def give_back(self, job: Job, *, delay_s: float = 0.0, counts: bool = False) -> None:
+        """Puts a job back among those received.
+
+        Args:
+            job: held by this worker.
+            delay_s: when it may be leased again.
+            counts: it was the job's fault, which its attempts count.
+        """
+        self._step(
+            job,
+            "state = 'received', owner = '', not_before = ?, attempts = attempts + ?",
+            (self.clock() + delay_s, int(counts)),
+        )
+
+    def _step(self, job: Job, change: str, values: Sequence[Any]) -> None:
+        with self.transaction() as connection:
+            changed = connection.execute(
+                f"UPDATE jobs SET {change}, updated_at = ? "
+                f"WHERE id = ? AND token = ? AND {_in(HELD)}",
+                (*values, self.clock(), job.id, job.token),
+            )
+            if changed.rowcount != 1:
+                raise LeaseLostError(
+                    job.name, "is worked on by another, as this lease has run out", ""
+                )
+
+    # What people do
+
+    def retry(self, names: Sequence[str] | None, *, code: str = "") -> list[str]:
+        """Lets quarantined jobs be tried again.
+
+        Args:
+            names: which; None for all.
+            code: only those quarantined for this reason; "" for any.
+
+        Returns:
+            Names of the jobs put back.
+        """
+        chosen = [
+            job
+            for job in self.jobs(states=("quarantined",))
+            if (names is None or job.name in names or job.key in names)
+            and (not code or job.code == code)
+        ]
+        with self.transaction() as connection:
+            for job in chosen:
+                sent = connection.execute(
+                    "UPDATE deliveries SET state = 'waiting', attempts = 0, not_before = 0, "
+                    "reason = '' WHERE job = ? AND state = 'refused'",
+                    (job.id,),
+                ).rowcount
+                connection.execute(
+                    "UPDATE jobs SET state = ?, code = '', sentence = '', place = '', "
+                    "attempts = 0, not_before = 0, updated_at = ? "
+                    "WHERE id = ? AND state = 'quarantined'",
+                    ("written" if sent else "received", self.clock(), job.id),
+                )
+        return [job.name for job in chosen]
+
+    def jobs(self, *, states: Sequence[State] = STATES) -> list[Job]:
+        """Jobs in the order they were received."""
+        return [_job(row) for row in self.query(f"{_selection()} WHERE {_in(states)} ORDER BY id")]
+
+    def find(self, name: str) -> Job:
+        """The job of a name or key (or the beginning of a key, of 8 characters at least).
+
+        Raises:
+            LedgerError: there is none, or several.
+        """
+        rows = self.query(
+            f"{_selection()} WHERE name = ? OR key = ? OR (length(?) >= 8 AND key GLOB ? || '*')",
+            (name, name, name, "".join(c for c in name if c.isalnum())),
+        )
+        if len(rows) != 1:
+            what = f"holds {len(rows)} jobs called '{name}'"
+            raise LedgerError(self.path, what, "see python -m medseg jobs list")
+        return _job(rows[0])
+
+    def counts(self) -> dict[State, int]:
+        """Jobs in each state; studies that were split are counted by their parts."""
+        found = dict(
+            self.query(
+                "SELECT state, count(*) FROM jobs WHERE NOT (kind = 'study' AND num_children > 0) "
+                "GROUP BY state"
+            )
+        )
+        return {state: int(found.get(state, 0)) for state in STATES}
+
+    def num_open(self) -> int:
+        """Jobs that are neither done nor quarantined."""
+        return int(self.query(f"SELECT count(*) FROM jobs WHERE {_in(OPEN)}")[0][0])
+
+    def _insert(
+        self, connection: sqlite3.Connection, job: NewJob, parent: int | None, not_before: float
+    ) -> int | None:
+        known = connection.execute("SELECT 1 FROM jobs WHERE key = ?", (job.key,)).fetchone()
+        if known is not None:
+            return None
+        name = job.name
+        if connection.execute("SELECT 1 FROM jobs WHERE name = ?", (name,)).fetchone():
+            name = f"{name}_{job.key[:12]}"
+        now = self.clock()
+        added = connection.execute(
+            "INSERT INTO jobs (key, kind, name, parent, state, model, source, not_before, "
+            "received_at, updated_at) VALUES (?, ?, ?, ?, 'received', ?, ?, ?, ?, ?)",
+            (
+                job.key,
+                job.kind,
+                name,
+                parent,
+                job.model,
+                json.dumps(job.source),
+                not_before,
+                now,
+                now,
+            ),
+        )
+        return added.lastrowid
+
+
+def _in(states: Sequence[State]) -> str:
+    return f"state IN ({', '.join(repr(str(state)) for state in states)})"
+
+
+def _selection() -> str:
+    return f"SELECT {_COLUMNS} FROM jobs"
+
+
+def _select(
+    connection: sqlite3.Connection, condition: str, values: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    return connection.execute(f"{_selection()} WHERE {condition}", values).fetchall()
+
+
+def _job(row: Sequence[Any]) -> Job:
+    values = dict(zip(_COLUMNS.replace(" ", "").split(","), row, strict=True))
+    values["source"] = json.loads(values["source"])
+    values["results"] = tuple(Result(**item) for item in json.loads(values["results"]))
+    return Job(**values)
+
+
+def _results_text(results: Sequence[Result]) -> str:
+    plain: list[Mapping[str, str]] = [asdict(result) for result in results]
+    return json.dumps(plain)
