@@ -14,9 +14,9 @@ from monai.networks import nets
 from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError
-from medseg.models.blocks import Norm
+from medseg.models.blocks import Activation, Initialisation, Norm
 from medseg.models.extents import require_extents
-from medseg.models.monai_parts import checked_dims, replace_norms, run_padded, single
+from medseg.models.monai_parts import checked_dims, configure, run_padded, single
 from medseg.models.strides import scaled
 
 STRIDE = 16
@@ -50,7 +50,7 @@ class UNETR(nn.Module):
             scale them.
         patch_size: extents that the positions of tokens are learnt for; smaller images are computed
             as if they were as large. None takes 96 in 3D, as the paper, and 224 in 2D.
-        norm: of the decoder, see `medseg.models.blocks`.
+        norm, activation, initialisation: see `medseg.models.blocks`; None, "pytorch": MONAI's own.
         dropout: share of the transformer's features set to zero while training.
 
     Shapes:
@@ -68,6 +68,8 @@ class UNETR(nn.Module):
         base_channels: int = 32,
         patch_size: Sequence[int] | None = None,
         norm: Norm = "instance",
+        activation: Activation | None = None,
+        initialisation: Initialisation = "pytorch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -98,7 +100,13 @@ class UNETR(nn.Module):
         )
         for block in self.network.vit.blocks:
             block.norm_cross_attn = nn.Identity()  # never used without cross attention
-        replace_norms(self.network, norm, spatial_dims)
+        configure(
+            self.network,
+            spatial_dims,
+            norm=norm,
+            activation=activation,
+            initialisation=initialisation,
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         require_extents(image.shape[2:], min_size=self.min_size, max_size=self.full_size)
@@ -116,7 +124,7 @@ class MedNeXt(nn.Module):
             them.
         size: "S", "B", "M" or "L", the paper's sizes.
         kernel_size: of the depthwise convolutions, 3 or 5 in the paper.
-        norm: see `medseg.models.blocks`; the paper has "instance".
+        norm, activation, initialisation: see `medseg.models.blocks`; None, "pytorch": MONAI's own.
         deep_supervision: number of resolutions with logits while training, up to 5; 1 gives the
             finest alone.
 
@@ -138,6 +146,8 @@ class MedNeXt(nn.Module):
         size: Size = "S",
         kernel_size: int = 3,
         norm: Norm = "instance",
+        activation: Activation | None = None,
+        initialisation: Initialisation = "pytorch",
         deep_supervision: int = 3,
     ) -> None:
         super().__init__()
@@ -171,7 +181,13 @@ class MedNeXt(nn.Module):
                 head if n >= len(heads) - (self.num_outputs - 1) else _Nothing()
                 for n, head in enumerate(heads)
             )
-        replace_norms(self.network, norm, spatial_dims)
+        configure(
+            self.network,
+            spatial_dims,
+            norm=norm,
+            activation=activation,
+            initialisation=initialisation,
+        )
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         return run_padded(self._logits, image, self.stride)
@@ -191,7 +207,7 @@ class VNet(nn.Module):
         in_channels: image channels.
         out_channels: channels of the logits.
         spatial_dims: 2 or 3.
-        norm: see `medseg.models.blocks`; the paper has none, MONAI "batch".
+        norm, activation, initialisation: see `medseg.models.blocks`; None, "pytorch": MONAI's own.
         dropout: share of the coarse features set to zero while training.
 
     Shapes:
@@ -207,6 +223,8 @@ class VNet(nn.Module):
         *,
         spatial_dims: int = 3,
         norm: Norm = "instance",
+        activation: Activation | None = None,
+        initialisation: Initialisation = "pytorch",
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -222,7 +240,13 @@ class VNet(nn.Module):
             dropout_prob_up=(dropout, dropout),
             dropout_dim=spatial_dims,
         )
-        replace_norms(self.network, norm, spatial_dims)
+        configure(
+            self.network,
+            spatial_dims,
+            norm=norm,
+            activation=activation,
+            initialisation=initialisation,
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         return single(run_padded(self._logits, image, self.stride))

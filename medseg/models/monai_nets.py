@@ -12,8 +12,8 @@ from monai.networks import nets
 from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError
-from medseg.models.blocks import Norm
-from medseg.models.monai_parts import checked_dims, replace_norms, run_padded, single
+from medseg.models.blocks import Activation, Initialisation, Norm
+from medseg.models.monai_parts import checked_dims, configure, run_padded, single
 from medseg.models.strides import per_stage, product
 
 SWIN_STRIDE = 32
@@ -33,7 +33,7 @@ class DynUNet(nn.Module):
             the first 1. None gives four stages that halve every axis.
         kernel_sizes: per stage, one number or one per axis. None takes 3 everywhere.
         block: "plain" or "residual" blocks.
-        norm: see `medseg.models.blocks`.
+        norm, activation, initialisation: see `medseg.models.blocks`; None, "pytorch": MONAI's own.
         dropout: share of features set to zero while training.
         deep_supervision: number of resolutions with logits while training; 1 gives the finest
             alone.
@@ -57,6 +57,8 @@ class DynUNet(nn.Module):
         kernel_sizes: Sequence[int | Sequence[int]] | None = None,
         block: Literal["plain", "residual"] = "plain",
         norm: Norm = "instance",
+        activation: Activation | None = None,
+        initialisation: Initialisation = "pytorch",
         dropout: float = 0.0,
         deep_supervision: int = 3,
     ) -> None:
@@ -80,7 +82,13 @@ class DynUNet(nn.Module):
             deep_supr_num=max(1, num_outputs - 1),
             res_block=block == "residual",
         )
-        replace_norms(self.network, norm, spatial_dims)
+        configure(
+            self.network,
+            spatial_dims,
+            norm=norm,
+            activation=activation,
+            initialisation=initialisation,
+        )
         self._has_many_outputs = num_outputs > 1
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
@@ -103,7 +111,7 @@ class SegResNet(nn.Module):
             stages.
         spacing_mm: of the image, along at least `spatial_dims` axes: fine axes are halved before
             coarse ones. None halves all alike.
-        norm: see `medseg.models.blocks`.
+        norm, activation, initialisation: see `medseg.models.blocks`; None, "pytorch": MONAI's own.
         deep_supervision: number of resolutions with logits while training; 1 gives the finest
             alone.
 
@@ -125,6 +133,8 @@ class SegResNet(nn.Module):
         blocks_per_stage: Sequence[int] = (1, 2, 2, 4),
         spacing_mm: Sequence[float] | None = None,
         norm: Norm = "instance",
+        activation: Activation | None = None,
+        initialisation: Initialisation = "pytorch",
         deep_supervision: int = 3,
     ) -> None:
         super().__init__()
@@ -145,7 +155,13 @@ class SegResNet(nn.Module):
             dsdepth=max(1, min(deep_supervision, num_stages - 1)),
             resolution=None if spacing_mm is None else tuple(spacing_mm)[:spatial_dims],
         )
-        replace_norms(self.network, norm, spatial_dims)
+        configure(
+            self.network,
+            spatial_dims,
+            norm=norm,
+            activation=activation,
+            initialisation=initialisation,
+        )
         self.stride = tuple(int(step) for step in self.network.shape_factor())
         self.min_size = (1,) * spatial_dims
 
@@ -162,6 +178,7 @@ class SwinUNETR(nn.Module):
         spatial_dims: 2 or 3.
         feature_size: feature channels of the finest stage, a multiple of 12.
         window_size: extent of the attention windows, in tokens.
+        norm, activation, initialisation: see `medseg.models.blocks`; None, "pytorch": MONAI's own.
         dropout: share of features set to zero while training.
         use_checkpoint: compute the encoder twice instead of keeping its features: less memory, more
             time.
@@ -180,6 +197,9 @@ class SwinUNETR(nn.Module):
         spatial_dims: int = 3,
         feature_size: int = 24,
         window_size: int = 7,
+        norm: Norm = "instance",
+        activation: Activation | None = None,
+        initialisation: Initialisation = "pytorch",
         dropout: float = 0.0,
         use_checkpoint: bool = False,
     ) -> None:
@@ -199,7 +219,13 @@ class SwinUNETR(nn.Module):
             use_checkpoint=use_checkpoint,
             spatial_dims=spatial_dims,
         )
-        replace_norms(self.network, "instance", spatial_dims)
+        configure(
+            self.network,
+            spatial_dims,
+            norm=norm,
+            activation=activation,
+            initialisation=initialisation,
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         return single(run_padded(self.network, image, self.stride))
@@ -215,7 +241,7 @@ class AttentionUNet(nn.Module):
         base_channels: feature channels of the finest stage; each stage doubles them up to
             `max_channels`.
         strides: as in DynUNet, two stages or more.
-        norm: see `medseg.models.blocks`; MONAI has "batch".
+        norm, activation, initialisation: see `medseg.models.blocks`; None, "pytorch": MONAI's own.
         dropout: share of features set to zero while training.
 
     Shapes:
@@ -234,6 +260,8 @@ class AttentionUNet(nn.Module):
         max_channels: int = 320,
         strides: Sequence[int | Sequence[int]] | None = None,
         norm: Norm = "batch",
+        activation: Activation | None = None,
+        initialisation: Initialisation = "pytorch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -249,7 +277,13 @@ class AttentionUNet(nn.Module):
             strides=entering,
             dropout=dropout,
         )
-        replace_norms(self.network, norm, spatial_dims)
+        configure(
+            self.network,
+            spatial_dims,
+            norm=norm,
+            activation=activation,
+            initialisation=initialisation,
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         return single(run_padded(self.network, image, self.stride))

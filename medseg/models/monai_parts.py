@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from monai.networks.blocks import MLPBlock
 from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError
-from medseg.models.blocks import Norm, crop, norm_layer, resize
+from medseg.models.blocks import (
+    Activation,
+    Initialisation,
+    Norm,
+    activation_layer,
+    crop,
+    initialise,
+    norm_layer,
+    resize,
+)
 from medseg.models.extents import padded
 from medseg.models.norms import InstanceNorm
 
@@ -38,11 +48,33 @@ def single(logits: Tensor | list[Tensor]) -> Tensor:
     return logits
 
 
-def replace_norms(network: nn.Module, norm: Norm, spatial_dims: int) -> None:
-    """Puts medseg's normalisation in the place of MONAI's, which refuses maps of one voxel.
+def configure(
+    network: nn.Module,
+    spatial_dims: int,
+    *,
+    norm: Norm,
+    activation: Activation | None,
+    initialisation: Initialisation,
+) -> None:
+    """Brings the choices of `medseg.models.blocks` into a network of MONAI.
 
-    Instance normalisation without weights stays without; the layers' names and weights are the
-    same as MONAI's where both are the same normalisation.
+    Args:
+        network: changed in place.
+        norm: takes the place of MONAI's layers, which refuse maps of one voxel. Names and weights
+            stay where both are the same normalisation.
+        activation: of the convolutions; those of transformers stay. None keeps MONAI's.
+        initialisation: "pytorch" keeps MONAI's.
+    """
+    replace_norms(network, norm, spatial_dims)
+    if activation is not None:
+        _replace_activations(network, activation)
+    initialise(network, initialisation)
+
+
+def replace_norms(network: nn.Module, norm: Norm, spatial_dims: int) -> None:
+    """Puts medseg's normalisation in the place of MONAI's.
+
+    Instance normalisation without weights stays without.
     """
     kinds: tuple[type[Any], ...] = (
         nn.BatchNorm2d,
@@ -60,6 +92,16 @@ def replace_norms(network: nn.Module, norm: Norm, spatial_dims: int) -> None:
                 setattr(module, name, InstanceNorm(channels, affine=False))
             else:
                 setattr(module, name, norm_layer(norm, spatial_dims, channels))
+
+
+def _replace_activations(network: nn.Module, activation: Activation) -> None:
+    kinds = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU)
+    for module in list(network.modules()):
+        if isinstance(module, MLPBlock):
+            continue
+        for name, child in list(module.named_children()):
+            if isinstance(child, kinds):
+                setattr(module, name, activation_layer(activation))
 
 
 def checked_dims(spatial_dims: int) -> int:

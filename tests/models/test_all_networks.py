@@ -201,3 +201,12 @@ def test_a_thin_axis_is_left_alone_where_the_plan_says_so(name):
     assert logits[0].shape == (1, 3, *patch)
     if options:
         assert network.stride[2] <= 2
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_norm_activation_and_initialisation_are_options_of_the_same_names(name):
+    network = small_network(name, 2, norm="group", activation="silu", initialisation="xavier")
+    kinds = {type(module) for module in network.modules()}
+
+    assert {nn.SiLU, nn.GroupNorm} <= kinds
+    assert not kinds & {nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.BatchNorm2d}
