@@ -6,12 +6,14 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, get_args
 
 from medseg.core.errors import ConfigError, InputError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import NamedReferences, SegmentationKind, Source
+from medseg.data.found_labels import FoundLabels, find_labels
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +29,8 @@ class DatasetSpec:
         source: where the cases come from.
         labels: names to numbers, or to numbers with codes (see `LabelSet.from_mapping`). Segments
             of DICOM SEG and RTSTRUCT objects belong to the label of their name. "dicom_seg" or
-            "rtstruct" takes every segment of all such objects; None takes what the source knows.
+            "rtstruct" takes every segment of all such objects; None takes what the source knows,
+            else the numbers in the references (see `find_labels`).
         modality: DICOM modality, "CT" or "MR" and so on; decides the normalisation.
         channel_names: one name per image channel; empty takes what the source knows.
         num_folds: number of patient-wise cross-validation folds.
@@ -67,10 +70,10 @@ class DatasetSpec:
             raise ConfigError("data.num_folds", f"is {self.num_folds}", "use 2 or more")
 
     def label_set(self) -> LabelSet:
-        """The labels given here, else those the source knows.
+        """The labels given here, else those the source knows, else those of the references.
 
         Raises:
-            InputError: neither says what the labels are.
+            InputError: nothing says what the labels are.
         """
         if isinstance(self.labels, Mapping):
             return LabelSet.from_mapping(self.labels, where="data.labels")
@@ -82,14 +85,20 @@ class DatasetSpec:
                 "see what was found with: python -m medseg doctor source.folder=<folder>",
                 code="E_LABEL",
             )
-        if labels is None:
+        return self._found_labels.labels if labels is None else labels
+
+    @cached_property
+    def _found_labels(self) -> FoundLabels:
+        cases = self._labelled_source().cases()
+        if all(case.read_reference is None for case in cases):
             raise InputError(
                 "data.labels",
-                "has no value and the data folder has no dataset.json that names the labels",
+                "has no value, and the data folder has neither a dataset.json that names the "
+                "labels nor references to read them from",
                 f"set them, for example {_EXAMPLE}",
                 code="E_LABEL",
             )
-        return labels
+        return find_labels(cases)
 
     def labelled_cases(self) -> list[Case]:
         """Cases with a reference, held-out ones included, sorted by key.
@@ -118,6 +127,8 @@ class DatasetSpec:
                 "python -m medseg doctor source.folder=<folder>",
                 code="E_TOO_FEW_CASES",
             )
+        if self.labels is None and self._labelled_source().describe().labels is None:
+            cases = [self._found_labels.read(case) for case in cases]
         return sorted(cases, key=lambda case: case.key)
 
     def _labelled_source(self) -> Source:

@@ -16,9 +16,11 @@ def test_labels_given_by_hand_come_before_those_of_the_source():
     assert spec(source=source, labels={"none": 0, "box": 1}).label_set().names == ("none", "box")
 
 
-def test_missing_labels_are_asked_for():
+def test_missing_labels_are_asked_for_where_no_reference_shows_them():
+    unlabelled = case_of(block(9)[0], None, key="unlabelled")
+
     with pytest.raises(InputError) as caught:
-        spec().label_set()
+        spec(source=CaseList((unlabelled,))).label_set()
 
     assert caught.value.where == "data.labels"
     assert "dataset.json" in caught.value.what
