@@ -24,7 +24,7 @@ from medseg.inference.precision import autocast, best_device, best_precision
 from medseg.inference.sliding_window import SlidingWindow
 from medseg.inference.upsample import upsample_labels, upsample_probabilities
 from medseg.models.layout import in_fast_layout
-from medseg.tasks.decoding import decode, probabilities
+from medseg.tasks.decoding import probabilities
 from medseg.transforms.preprocess import preprocess
 from medseg.transforms.restore import turn_back, turned_shape
 
@@ -99,14 +99,11 @@ class NetworkPredictor:
     def label_map(self, output: NetworkOutput) -> LabelMap:
         """Post-processed label map on the grid of the image."""
         labels, orientation = self.bundle.labels, self.bundle.plan.orientation
-        logits = output.logits
-        offsets = self.postprocess.logit_offsets(labels)
-        if offsets is not None:
-            logits = logits + logits.new_tensor(offsets)[:, None, None, None]
         classes = upsample_labels(
-            logits,
+            output.logits,
             turned_shape(output.source, orientation),
-            decode=partial(decode, labels=labels, axis=1),
+            paints=[region.paints for region in labels.regions] or None,
+            offsets=self.postprocess.logit_offsets(labels),
             num_classes=len(labels),
         )
         array = turn_back(classes, output.source, orientation=orientation)
