@@ -33,7 +33,7 @@ class DatasetSpec:
             else the numbers in the references (see `find_labels`).
         modality: DICOM modality, "CT" or "MR" and so on; decides the normalisation.
         channel_names: one name per image channel; empty takes what the source knows.
-        num_folds: number of patient-wise cross-validation folds.
+        num_folds: number of patient-wise cross-validation folds; at most that of the patients.
         split_seed: seed of the shuffling before the folds are cut.
         mirror_axes: patient axes along which a mirrored image is still a valid one: letters of
             "RAS" or "" for none. Leave out R where left and right structures have different labels.

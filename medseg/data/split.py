@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from medseg.core.errors import ConfigError, InputError
 from medseg.core.identity import Case
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,13 @@ def split_cases(
     Args:
         cases: cases with references.
         fold: 0 to num_folds - 1, or "all" to train on everything (validation then only shows fit).
-        num_folds: number of folds; at most the number of patients.
+        num_folds: number of folds; as many as there are patients where there are fewer.
         seed: seed of the shuffling; the same cases and seed give the same folds whatever their
             order.
 
     Raises:
         ConfigError: the fold does not exist.
-        InputError: there are fewer patients than folds, or a held-out patient also trains.
+        InputError: there is a single patient, or a held-out patient also trains.
     """
     test = [case for case in cases if case.is_held_out]
     rest = [case for case in cases if not case.is_held_out]
@@ -67,15 +70,20 @@ def split_cases(
         ]
         shown = tuple(sorted(train[n] for n in chosen))
         return Split(train, shown, test_keys, None, num_folds, seed)
-    if not isinstance(fold, int) or not 0 <= fold < num_folds:
-        raise ConfigError("fold", f"is {fold}", f"use 0 to {num_folds - 1}, or all")
-    if len(patients) < num_folds:
+    if len(patients) < 2:
         raise InputError(
-            "data.num_folds",
-            f"is {num_folds}, but there are only {len(patients)} patients",
-            f"set data.num_folds={max(2, len(patients))} or less",
+            "data.source",
+            "all cases are of one patient, who cannot be both trained on and validated on",
+            "give more patients, or set fold=all to train on every case",
             code="E_TOO_FEW_CASES",
         )
+    if len(patients) < num_folds:
+        _log.warning(
+            "%d folds instead of %d, as there are no more patients", len(patients), num_folds
+        )
+        num_folds = len(patients)
+    if not isinstance(fold, int) or not 0 <= fold < num_folds:
+        raise ConfigError("fold", f"is {fold}", f"use 0 to {num_folds - 1}, or all")
     shuffled = np.random.default_rng(seed).permutation(patients)
     validating = set(shuffled[fold::num_folds].tolist())
     return Split(

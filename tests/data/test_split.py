@@ -89,13 +89,23 @@ def test_a_fold_that_does_not_exist_is_named(fold):
     assert caught.value.remedy == "use 0 to 4, or all"
 
 
-def test_more_folds_than_patients_are_refused():
-    with pytest.raises(InputError) as caught:
-        split_cases(cases(8), fold=0, num_folds=5)
+def test_few_patients_make_fewer_folds(caplog):
+    split = split_cases(cases(6), fold=2, num_folds=5)
 
-    assert caught.value.where == "data.num_folds"
-    assert "only 4 patients" in caught.value.what
-    assert "data.num_folds=4" in caught.value.remedy
+    assert split.num_folds == 3
+    assert patients(split.validation) & patients(split.train) == set()
+    assert "3 folds instead of 5" in caplog.text
+    with pytest.raises(ConfigError, match="use 0 to 2"):
+        split_cases(cases(6), fold=3, num_folds=5)
+
+
+def test_one_patient_cannot_train_and_validate():
+    with pytest.raises(InputError) as caught:
+        split_cases(cases(2), fold=0, num_folds=5)
+
+    assert caught.value.where == "data.source"
+    assert "of one patient" in caught.value.what
+    assert "fold=all" in caught.value.remedy
 
 
 def test_a_patient_on_both_sides_of_the_test_set_is_refused():
