@@ -26,7 +26,9 @@ class BatchDataset(Dataset[dict[str, Any]]):
         cases: training cases.
         cache: gives them in network space, and holds the plan.
         augment: random changes.
-        foreground_fraction: share of patches centred on a foreground class.
+        foreground_fraction: share of patches centred on a foreground class, a whole number of each
+            batch, rounded as in nnU-Net (1 of 2 for a third), so that a small batch is seldom
+            without foreground.
         mirror_axes: axes of network space that may be mirrored.
         outside_label: target of voxels beyond the image: background, or the ignore value.
         seed, rank: of this process.
@@ -67,11 +69,17 @@ class BatchDataset(Dataset[dict[str, Any]]):
         for sample in range(batch_size):
             rng = np.random.default_rng([self.seed, self.rank, step, sample])
             case = self.cases[self._case_number(step * batch_size + sample)]
-            image, target = self._patch(self.cache.get(case), rng)
+            wants_foreground = self._wants_foreground(sample, batch_size, rng)
+            image, target = self._patch(self.cache.get(case), wants_foreground, rng)
             images.append(image)
             targets.append(target)
             keys.append(case.key)
         return {"image": torch.stack(images), "target": torch.stack(targets), "keys": keys}
+
+    def _wants_foreground(self, sample: int, batch_size: int, rng: np.random.Generator) -> bool:
+        if batch_size == 1:
+            return bool(rng.random() < self.foreground_fraction)
+        return sample >= round(batch_size * (1 - self.foreground_fraction))
 
     def _case_number(self, draw: int) -> int:
         """Every case is drawn once before any is drawn again."""
@@ -87,33 +95,28 @@ class BatchDataset(Dataset[dict[str, Any]]):
         return int(rng.choice(annotated)) if len(annotated) else int(rng.integers(labels.shape[2]))
 
     def _patch(
-        self, case: PreparedCase, rng: np.random.Generator
+        self, case: PreparedCase, wants_foreground: bool, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         plan = self.cache.plan
         patch_size = tuple(plan.patch_size or ())
         dims = plan.spatial_dims
         image, labels = case.image, case.labels
-        locations: list[Any] = list(case.locations)
-        fraction = self.foreground_fraction
+        locations: list[Any] = list(case.locations) if wants_foreground else []
         if dims == 2:
             present = [voxels for voxels in locations if len(voxels)]
             slice_number = self._any_slice(labels, rng)
             locations = []
-            if present and rng.random() < fraction:
+            if present:
                 voxels = present[rng.integers(len(present))]
                 voxel = voxels[rng.integers(len(voxels))]
-                slice_number, locations, fraction = int(voxel[2]), [voxel[None, :2]], 1.0
+                slice_number, locations = int(voxel[2]), [voxel[None, :2]]
             image, labels = image[..., slice_number], labels[..., slice_number]
-        centre = choose_centre(
-            labels.shape, patch_size, locations, foreground_fraction=fraction, rng=rng
-        )
+        centre = choose_centre(labels.shape, patch_size, locations, rng=rng)
         for _ in range(MAX_DRAWS if self.outside_label else 0):
             cut = cut_straight(labels[None], centre, patch_size, outside=self.outside_label)
             if (cut != self.outside_label).any():
                 break
-            centre = choose_centre(
-                labels.shape, patch_size, locations, foreground_fraction=fraction, rng=rng
-            )
+            centre = choose_centre(labels.shape, patch_size, locations, rng=rng)
         spacing = case.spacing_mm[:dims]
         matrix = self.augment.spatial_matrix(spacing, mirror_axes=self.mirror_axes, rng=rng)
         shift = self.augment.displacement(patch_size, spacing, rng=rng)

@@ -25,7 +25,8 @@ class LoaderSpec:
             CPU, where they would only compete with the network.
         steps_per_epoch: training steps between two looks at the validation cases and two
             checkpoints.
-        foreground_fraction: share of patches centred on a voxel of a foreground class.
+        foreground_fraction: share of patches centred on a voxel of a foreground class; a whole
+            number of each batch, see `BatchDataset`.
         validation_cases: at most this many cases are looked at while training.
     """
 

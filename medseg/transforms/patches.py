@@ -17,20 +17,19 @@ def choose_centre(
     patch_size: tuple[int, ...],
     locations: list[NDArray[np.integer]],
     *,
-    foreground_fraction: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
     """Index position of a patch's centre.
 
-    With probability `foreground_fraction` a voxel of a class drawn evenly among those present,
-    moved inwards so that the patch stays within the image where it can; otherwise any position at
-    which the patch lies within.
+    A voxel of a class drawn evenly among those present, moved inwards so that the patch stays
+    within the image where it can; where no class is present, any position at which the patch lies
+    within.
 
     Args:
         shape: spatial shape of the case.
         patch_size: voxels per axis.
         locations: per foreground class, indices of some of its voxels, shape (n, dims); may be
-            empty.
+            empty, and so may the list.
     """
     half = (np.array(patch_size) - 1) / 2
     low = half
@@ -38,7 +37,7 @@ def choose_centre(
     middle = (np.array(shape) - 1) / 2
     inside_low, inside_high = np.where(high < low, middle, low), np.where(high < low, middle, high)
     present = [voxels for voxels in locations if len(voxels)]
-    if present and rng.random() < foreground_fraction:
+    if present:
         voxels = present[rng.integers(len(present))]
         centre = voxels[rng.integers(len(voxels))].astype(np.float64)
         # Half-integer centres keep straight cuts on the voxel grid for even patch sizes.

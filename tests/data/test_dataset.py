@@ -174,6 +174,39 @@ def test_foreground_patches_hold_foreground(tmp_path):
     assert not all((never[n]["target"] == 2).any() for n in range(10))
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "fraction", "wanted"), [(2, 0.33, 1), (4, 0.33, 1), (8, 0.33, 3), (3, 0.5, 1)]
+)
+def test_every_batch_has_its_share_of_foreground_patches(tmp_path, batch_size, fraction, wanted):
+    # One voxel among so many that no other patch holds it by chance; nnU-Net's rounding.
+    reference = np.zeros((60, 60, 60), np.uint8)
+    reference[57, 2, 20] = 1
+    geometry = phantoms.grid(shape=(60, 60, 60), spacing_mm=(1.0, 1.25, 2.0))
+    image = Volume(np.zeros((1, 60, 60, 60), np.float32), geometry)
+    case = case_of(image, LabelMap(reference, geometry))
+    plan = {"patch_size": (4, 4, 4), "normalisation": (SCALE,), "batch_size": batch_size}
+
+    dataset = batches(tmp_path, [case], plan=plan, augment=NO_AUGMENT, foreground_fraction=fraction)
+
+    for n in range(10):
+        assert int((dataset[n]["target"] == 1).any(-1).any(-1).any(-1).sum()) == wanted
+
+
+def test_single_patches_are_drawn_from_the_foreground_by_chance(tmp_path):
+    reference = np.zeros((60, 60, 60), np.uint8)
+    reference[57, 2, 20] = 1
+    geometry = phantoms.grid(shape=(60, 60, 60), spacing_mm=(1.0, 1.25, 2.0))
+    case = case_of(
+        Volume(np.zeros((1, 60, 60, 60), np.float32), geometry), LabelMap(reference, geometry)
+    )
+    plan = {"patch_size": (4, 4, 4), "normalisation": (SCALE,), "batch_size": 1}
+
+    dataset = batches(tmp_path, [case], plan=plan, augment=NO_AUGMENT, foreground_fraction=0.5)
+
+    found = sum(bool((dataset[n]["target"] == 1).any()) for n in range(60))
+    assert 18 < found < 42  # 30, and three standard deviations are 12
+
+
 def test_2d_patches_of_a_rare_class_come_from_its_slice(tmp_path):
     reference = np.zeros((20, 20, 30), np.uint8)
     reference[5, 15, 27] = 1
