@@ -14,7 +14,7 @@ from medseg.cli.console import counting
 from medseg.cli.folds import Fold
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
-from medseg.core.segmentation import LabelMap
+from medseg.core.segmentation import LabelMap, class_map
 from medseg.inference.calibration import LogitSample
 from medseg.inference.cases import CaseOutcome, predict_cases
 from medseg.inference.out_of_fold import Traces, TracingPredictor
@@ -110,7 +110,9 @@ class Collection:
         def one(key: str) -> ComponentCounts:
             reference = self.cases[key].read_reference
             assert reference is not None
-            return count_components(reference(), rules.apply(self.read(key)), self.labels)
+            return count_components(
+                class_map(reference()), rules.apply(self.read(key)), self.labels
+            )
 
         with (
             counting("trying rules", len(self.keys)) as step,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.core.segmentation import LabelMap
+from medseg.core.segmentation import Reference
 from medseg.core.volume import Volume
 
 
@@ -37,7 +37,7 @@ class Case:
     Args:
         key: short name used in logs, file names and reports; never a patient identifier.
         read_image: reads all channels as one Volume on one grid.
-        read_reference: reads the reference label map; None if the case has none.
+        read_reference: reads the reference, a label map or objects; None if the case has none.
         group: cases of one patient share it, so that splits keep them together.
         series: the DICOM series of the image, if it is one.
         paths: the files that the image and reference are read from, for hashing and messages.
@@ -48,7 +48,7 @@ class Case:
 
     key: str
     read_image: Callable[[], Volume]
-    read_reference: Callable[[], LabelMap] | None = None
+    read_reference: Callable[[], Reference] | None = None
     group: str = ""
     series: SeriesRef | None = None
     paths: tuple[Path, ...] = ()

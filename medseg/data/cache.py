@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import MedsegError, OutputError, raise_all
 from medseg.core.identity import Case
+from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap
+from medseg.data.object_codes import ObjectCodes, counted, encode, middles
 from medseg.data.plan import Plan
 from medseg.data.readings import Readings
 from medseg.data.source_hash import source_hash
-from medseg.transforms.preprocess import preprocess, preprocess_labels
+from medseg.transforms.preprocess import preprocess, preprocess_labels, preprocess_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +49,19 @@ class PreparedCase:
     Args:
         key: case key.
         image: float32, shape (C, I, J, K).
-        labels: int16, shape (I, J, K).
+        labels: shape (I, J, K); int16 classes, or int32 codes of objects.
         spacing_mm: along the axes of the arrays.
         locations: per foreground class, indices of at most MAX_LOCATIONS of its voxels, shape (n,
-            3).
+            3); one voxel of each object where there are objects.
+        codes: what the codes of objects mean; None for classes.
     """
 
     key: str
     image: NDArray[np.float32]
-    labels: NDArray[np.int16]
+    labels: NDArray[np.signedinteger]
     spacing_mm: tuple[float, float, float]
     locations: tuple[NDArray[np.int32], ...]
+    codes: ObjectCodes | None = None
 
     @property
     def nbytes(self) -> int:
@@ -138,13 +142,8 @@ class CaseCache:
             prepared = self._make(case, readings)
         if prepared.nbytes < self._free:
             self._free -= prepared.nbytes
-            prepared = PreparedCase(
-                prepared.key,
-                np.array(prepared.image),
-                np.array(prepared.labels),
-                prepared.spacing_mm,
-                prepared.locations,
-            )
+            image, labels = np.array(prepared.image), np.array(prepared.labels)
+            prepared = replace(prepared, image=image, labels=labels)
             self._in_memory[case.key] = prepared
         return prepared
 
@@ -163,19 +162,29 @@ class CaseCache:
         kept = readings.take(case.key) if readings is not None else None
         image, reference = kept or (case.read_image(), case.read_reference())
         ready = preprocess(image, self.plan)
-        labels = preprocess_labels(reference, self.plan).astype(np.int16)
-        locations = []
-        for class_id in range(1, self.num_classes):
-            voxels = np.flatnonzero(labels == class_id)
-            chosen = voxels[
-                np.linspace(0, len(voxels) - 1, min(MAX_LOCATIONS, len(voxels))).astype(int)
-            ]
-            locations.append(
-                np.stack(np.unravel_index(chosen, labels.shape), axis=1).astype(np.int32)
-            )
+        codes: ObjectCodes | None = None
+        labels: NDArray[np.signedinteger]
+        classes: NDArray[np.signedinteger]
+        if isinstance(reference, LabelMap):
+            labels = preprocess_labels(reference, self.plan).astype(np.int16)
+            classes = labels
+        else:
+            labels, codes = self._codes(reference, where=case.key)
+            classes = codes.classes[labels]
+        locations = [_some_voxels(classes == class_id) for class_id in range(1, self.num_classes)]
+        if codes is not None:
+            _prefer_objects(locations, labels, codes)
         return PreparedCase(
-            case.key, ready.array, labels, ready.geometry.spacing_mm, tuple(locations)
+            case.key, ready.array, labels, ready.geometry.spacing_mm, tuple(locations), codes
         )
+
+    def _codes(
+        self, reference: InstanceSet | PanopticMap, *, where: str
+    ) -> tuple[NDArray[np.int32], ObjectCodes]:
+        assert reference.labels is not None, "ReferenceRule gives the labels"
+        codes, table = encode(reference, reference.labels, where=where)
+        resampled = preprocess_numbers(LabelMap(codes, reference.geometry), self.plan)
+        return resampled.astype(np.int32), counted(resampled.astype(np.int32), table)
 
     def _digest(self, case: Case) -> str:
         """Name of a case's folder: a hash of what its content depends on."""
@@ -193,6 +202,27 @@ class CaseCache:
         )
 
 
+def _some_voxels(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Indices of at most MAX_LOCATIONS voxels of a mask, evenly spread over its order."""
+    voxels = np.flatnonzero(mask)
+    count = min(MAX_LOCATIONS, len(voxels))
+    chosen = voxels[np.linspace(0, len(voxels) - 1, count).astype(int)]
+    return np.stack(np.unravel_index(chosen, mask.shape), axis=1).astype(np.int32)
+
+
+def _prefer_objects(
+    locations: list[NDArray[np.int32]], labels: NDArray[np.signedinteger], codes: ObjectCodes
+) -> None:
+    """Replaces the voxels of thing classes by one of each object, so that small objects are drawn
+    as often as large ones.
+    """
+    voxels = middles(labels, codes).astype(np.int32)
+    for class_id in np.unique(codes.class_ids).tolist():
+        own = voxels[codes.class_ids == class_id]
+        chosen = np.linspace(0, len(own) - 1, min(MAX_LOCATIONS, len(own))).astype(int)
+        locations[class_id - 1] = own[chosen]
+
+
 def _store(prepared: PreparedCase, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
@@ -200,7 +230,10 @@ def _store(prepared: PreparedCase, folder: Path) -> None:
         np.save(partial / "image.npy", prepared.image)
         np.save(partial / "labels.npy", prepared.labels)
         np.savez(partial / "locations.npz", *prepared.locations)
-        (partial / "facts.json").write_text(json.dumps({"spacing_mm": prepared.spacing_mm}))
+        if prepared.codes is not None:
+            np.savez(partial / "codes.npz", **prepared.codes.to_arrays())  # type: ignore[arg-type]
+        facts = {"spacing_mm": prepared.spacing_mm, "has_codes": prepared.codes is not None}
+        (partial / "facts.json").write_text(json.dumps(facts))
         partial.rename(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -219,6 +252,10 @@ def _load(key: str, folder: Path) -> PreparedCase | None:
         return None
     try:
         facts = json.loads((folder / "facts.json").read_text())
+        codes = None
+        if facts.get("has_codes"):
+            with np.load(folder / "codes.npz") as stored:
+                codes = ObjectCodes.from_arrays(stored)
         with np.load(folder / "locations.npz") as stored:
             locations = tuple(stored[f"arr_{n}"] for n in range(len(stored.files)))
         # Mapped pages are copied where they are written to, so the file stays as it is.
@@ -228,6 +265,7 @@ def _load(key: str, folder: Path) -> PreparedCase | None:
             np.load(folder / "labels.npy", mmap_mode="c"),
             tuple(facts["spacing_mm"]),
             locations,
+            codes,
         )
     except (FileNotFoundError, ValueError, KeyError, EOFError, BadZipFile):
         logger.warning("case %s: the prepared case in %s is damaged and made anew", key, folder)

@@ -16,15 +16,17 @@ from scipy import ndimage
 from medseg.core.atomic import write_bytes
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
-from medseg.core.segmentation import LabelMap
+from medseg.core.segmentation import LabelMap, Reference, class_map, instances_of
 from medseg.core.volume import Volume
 from medseg.data.check import CaseProblem, examine, image_digest
 from medseg.data.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what is measured changes, so that older files are measured again."""
+MAX_EXTENTS = 500
+"""Objects per case whose extents are kept, evenly spread over their sizes."""
 NUM_SAMPLES = 10_000
 """Foreground voxels drawn per case for the intensity statistics (as nnU-Net does)."""
 
@@ -60,6 +62,8 @@ class CaseFingerprint:
         colours: "grey" for one channel and for channels of their own, "equal" for a picture whose
             red, green and blue are the same, "colour" for one where they differ.
         image_hash: equal for cases whose images hold the same values.
+        num_objects: objects that the reference tells apart; 0 for classes alone.
+        object_extents: voxels along i, j, k of some of their boxes, small ones first.
     """
 
     key: str
@@ -74,6 +78,8 @@ class CaseFingerprint:
     value_range: tuple[tuple[float, float], ...] = ()
     colours: Colours = "grey"
     image_hash: str = ""
+    num_objects: int = 0
+    object_extents: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> CaseFingerprint:
@@ -93,6 +99,8 @@ class CaseFingerprint:
             value_range=tuple((low, high) for low, high in content["value_range"]),
             colours=content["colours"],
             image_hash=content["image_hash"],
+            num_objects=content["num_objects"],
+            object_extents=tuple((i, j, k) for i, j, k in content["object_extents"]),
         )
 
 
@@ -111,7 +119,7 @@ class Measured:
     facts: CaseFingerprint | None
     samples: NDArray[np.float32]
     volume: Volume | None = None
-    reference: LabelMap | None = None
+    reference: Reference | None = None
 
 
 def measure_case(case: Case, labels: LabelSet) -> Measured:
@@ -121,20 +129,24 @@ def measure_case(case: Case, labels: LabelSet) -> Measured:
     is_wrong = any(problem.severity == "error" for problem in examined.problems)
     if is_wrong or volume is None or reference is None:
         return Measured(examined.problems, None, np.empty((0, 0), np.float32))
-    samples = _samples(volume, reference, num_classes=len(labels))
+    classes = class_map(reference)
+    num_objects, extents = _objects(reference)
+    samples = _samples(volume, classes, num_classes=len(labels))
     facts = CaseFingerprint(
         key=case.key,
         shape=volume.geometry.shape,
         spacing_mm=volume.geometry.spacing_mm,
         orientation=volume.geometry.orientation,
         num_channels=volume.num_channels,
-        class_voxels=_class_voxels(reference.array, num_classes=len(labels)),
+        class_voxels=_class_voxels(classes.array, num_classes=len(labels)),
         intensity=statistics(samples),
         modality=volume.modality,
-        components=_components(reference, num_classes=len(labels)),
+        components=_components(classes, num_classes=len(labels)),
         value_range=tuple((float(c.min()), float(c.max())) for c in volume.array),
         colours=_colours(volume),
         image_hash=image_digest(volume).hex(),
+        num_objects=num_objects,
+        object_extents=extents,
     )
     return Measured(examined.problems, facts, samples, volume, reference)
 
@@ -239,6 +251,19 @@ def _components(reference: LabelMap, *, num_classes: int) -> tuple[Components | 
             Components(int(count), *(float(f(volumes)) for f in (np.min, np.median, np.max)))
         )
     return tuple(found)
+
+
+def _objects(reference: Reference) -> tuple[int, tuple[tuple[int, int, int], ...]]:
+    """Number of objects, and the extents of some of their boxes."""
+    if isinstance(reference, LabelMap):
+        return 0, ()
+    boxes = instances_of(reference).boxes
+    extents = boxes[:, 3:] - boxes[:, :3]
+    extents = extents[extents.min(axis=1, initial=1) > 0]
+    order = np.lexsort((*extents.T, extents.prod(axis=1)))
+    places = np.linspace(0, len(extents) - 1, min(MAX_EXTENTS, len(extents))).astype(int)
+    chosen = extents[order[places]].tolist()
+    return len(extents), tuple((i, j, k) for i, j, k in chosen)
 
 
 def _colours(volume: Volume) -> Colours:

@@ -17,7 +17,7 @@ from medseg.core.errors import MedsegError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import Source
-from medseg.core.segmentation import LabelMap
+from medseg.core.segmentation import LabelMap, Reference, class_map
 from medseg.core.volume import Volume
 
 Severity = Literal["error", "warning"]
@@ -52,12 +52,12 @@ class Examination:
     Args:
         problems: of this case alone.
         volume: the image; None if it cannot be read.
-        reference: its label map; None if it cannot be read or there is none.
+        reference: None if it cannot be read or there is none.
     """
 
     problems: tuple[CaseProblem, ...]
     volume: Volume | None
-    reference: LabelMap | None
+    reference: Reference | None
 
 
 def check_source(
@@ -157,7 +157,7 @@ def examine(case: Case, labels: LabelSet | None) -> Examination:
             if (problem := _from_error(case, error)) not in problems:
                 problems.append(problem)
         else:
-            problems += _reference_problems(case, reference, volume, labels)
+            problems += _reference_problems(case, class_map(reference), volume, labels)
     elif not case.is_held_out:
         problems.append(
             _problem(

@@ -62,19 +62,24 @@ class BatchDataset(Dataset[dict[str, Any]]):
         return self.num_steps
 
     def __getitem__(self, step: int) -> dict[str, Any]:
-        """Image (N, C, *patch) float32, target (N, *patch) int64 and the keys of the cases."""
+        """Image (N, C, *patch) float32, target (N, *patch) int64 and the keys of the cases; where
+        there are objects, also what the target's codes mean.
+        """
         batch_size = self.cache.plan.batch_size
         assert batch_size is not None
-        images, targets, keys = [], [], []
+        images, targets, keys, codes = [], [], [], []
         for sample in range(batch_size):
             rng = np.random.default_rng([self.seed, self.rank, step, sample])
             case = self.cases[self._case_number(step * batch_size + sample)]
             wants_foreground = self._wants_foreground(sample, batch_size, rng)
-            image, target = self._patch(self.cache.get(case), wants_foreground, rng)
+            prepared = self.cache.get(case)
+            image, target = self._patch(prepared, wants_foreground, rng)
             images.append(image)
             targets.append(target)
             keys.append(case.key)
-        return {"image": torch.stack(images), "target": torch.stack(targets), "keys": keys}
+            codes.append(prepared.codes)
+        batch = {"image": torch.stack(images), "target": torch.stack(targets), "keys": keys}
+        return batch if codes[0] is None else {**batch, "codes": codes}
 
     def _wants_foreground(self, sample: int, batch_size: int, rng: np.random.Generator) -> bool:
         if batch_size == 1:

@@ -86,13 +86,16 @@ class WholeCases(Dataset[dict[str, Any]]):
         return len(self.cases)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Image (C, I, J, K) float32, target (I, J, K) int64 and the case's key."""
+        """Image (C, I, J, K) float32, target (I, J, K) int64 and the case's key; where there are
+        objects, also what the target's codes mean.
+        """
         case = self.cache.get(self.cases[number])
         return {
             "image": torch.from_numpy(case.image),
             "target": torch.from_numpy(case.labels).long(),
             "key": case.key,
             "spacing_mm": case.spacing_mm,
+            **({} if case.codes is None else {"codes": case.codes}),
         }
 
 

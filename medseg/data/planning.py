@@ -26,6 +26,7 @@ from medseg.data.plan_rules import (
     round_to_multiples,
     shrink_to_budget,
 )
+from medseg.models.detection.object_sizes import representative_sizes
 
 MAX_CASE_VOXELS = 2**32
 """16 GiB per channel: more is a slip in the spacing, or needs a machine of its own."""
@@ -121,6 +122,11 @@ def make_plan(fingerprint: Fingerprint, *, modality: str, given: Plan, device: s
     colour = given.colour
     if colour is None:
         colour, reasons["colour"] = choose_colour(fingerprint)
+    sizes = given.object_sizes
+    extents = object_extents(fingerprint, order=order, spacing_mm=spacing)[:, :dims]
+    if sizes is None and len(extents):
+        sizes = representative_sizes(extents)
+        reasons["object_sizes"] = "means of clusters of the objects' extents at this spacing"
     norms = given.normalisation
     if norms is None:
         norms, reasons["normalisation"] = choose_normalisation(fingerprint, modality, colour)
@@ -137,10 +143,31 @@ def make_plan(fingerprint: Fingerprint, *, modality: str, given: Plan, device: s
         light_finest=light,
         normalisation=tuple(dict(row) for row in norms),
         colour=colour,
+        object_sizes=sizes,
         reasons=reasons,
     )
     check_patch(plan, largest)
     return plan
+
+
+def object_extents(
+    fingerprint: Fingerprint, *, order: Sequence[int] | None, spacing_mm: Sequence[float]
+) -> np.ndarray:
+    """Extents of the objects in voxels of network space, at least 1, shape (n, 3).
+
+    Args:
+        fingerprint: of the training cases.
+        order: patient axis of each axis of network space; None leaves axes as they are stored.
+        spacing_mm: of network space.
+    """
+    rows = [np.empty((0, 3))]
+    for case in fingerprint.cases:
+        extents = np.array(case.object_extents, float).reshape(-1, 3) * case.spacing_mm
+        if order is not None:
+            in_ras = np.argsort([_world_axis(code) for code in case.orientation])
+            extents = extents[:, in_ras][:, list(order)]
+        rows.append(extents / np.array(spacing_mm))
+    return np.maximum(np.concatenate(rows), 1.0)
 
 
 def fit_to_network(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from medseg.core.errors import MedsegError
 from medseg.core.identity import Case
-from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.core.segmentation import LabelMap, ProbabilityMap, class_map
 from medseg.inference.calibration import LogitSample, sample_logits
 from medseg.inference.predictor import NetworkOutput, NetworkPredictor
 from medseg.inference.selection import ThresholdCounts, count_thresholds
@@ -51,7 +51,7 @@ class TracingPredictor:
         if case.read_reference is None:
             raise MedsegError(case.key, "has no reference", "leave it out", code="E_NO_LABEL")
         bundle = self.predictor.bundle
-        reference = preprocess_labels(case.read_reference(), bundle.plan)
+        reference = preprocess_labels(class_map(case.read_reference()), bundle.plan)
         self.traces[case.key] = Traces(
             sample_logits(output.logits, reference, bundle.labels),
             count_thresholds(output.logits, reference, bundle.labels),

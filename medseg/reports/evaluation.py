@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medseg.core.errors import ConfigError, InputError, MedsegError
 from medseg.core.labels import LabelSet
-from medseg.core.segmentation import LabelMap
+from medseg.core.segmentation import LabelMap, Reference, class_map
 from medseg.metrics.case_scores import CaseScore, evaluate_case
 from medseg.metrics.summary import Summary, summarise
 from medseg.metrics.surface import SurfaceKind
@@ -25,7 +25,7 @@ from medseg.sources.label_maps import read_label_map
 
 logger = logging.getLogger(__name__)
 
-LabelMapOrReader = LabelMap | Callable[[], LabelMap]
+LabelMapOrReader = LabelMap | Callable[[], Reference]
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,8 @@ def _score(
 ) -> list[CaseScore] | CaseProblem:
     try:
         return evaluate_case(
-            reference if isinstance(reference, LabelMap) else reference(),
-            prediction if isinstance(prediction, LabelMap) else prediction(),
+            reference if isinstance(reference, LabelMap) else class_map(reference()),
+            prediction if isinstance(prediction, LabelMap) else class_map(prediction()),
             labels=labels,
             tolerance_mm=settings.surface_dice_tolerance_mm,
             surface=settings.surface,

@@ -13,12 +13,19 @@ from medseg.core.errors import LabelError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import SegmentationKind, Source, SourceDescription
+from medseg.sources.coco import CocoFile, coco_file_in
 from medseg.sources.dataset_json import NAME, is_decathlon, read_dataset_json
 from medseg.sources.decathlon import Decathlon
 from medseg.sources.dicom_files import may_be_dicom
 from medseg.sources.file_cases import sorted_cases
 from medseg.sources.image_files import find_files, image_files, is_image_file
 from medseg.sources.input_folder import existing_path
+from medseg.sources.instance_folders import (
+    InstanceFolder,
+    ObjectMaskFolder,
+    has_instances,
+    has_object_masks,
+)
 from medseg.sources.nifti_files import NiftiFiles, no_images
 from medseg.sources.nnunet import NnUNetRaw, looks_like_nnunet
 from medseg.sources.read_rules import MAX_BYTES
@@ -28,7 +35,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-Layout = Literal["auto", "decathlon", "nnunet", "pairs", "images", "dicom"]
+Layout = Literal[
+    "auto", "decathlon", "nnunet", "pairs", "images", "dicom", "instances", "object_masks", "coco"
+]
 
 
 class Folder:
@@ -36,9 +45,10 @@ class Folder:
 
     Args:
         folder: folder, or a single image or DICOM file.
-        layout: "auto" looks: a dataset.json makes it "decathlon" or "nnunet", else image files
-            make it "pairs" (if there are labels) or "images", and DICOM files "dicom"; images and
-            DICOM in one folder are both read.
+        layout: "auto" looks: images/ with instances/ make it "instances", folders with images/ and
+            masks/ "object_masks", a COCO file "coco", a dataset.json "decathlon" or "nnunet", else
+            image files make it "pairs" (if there are labels) or "images", and DICOM files "dicom";
+            images and DICOM in one folder are both read.
         num_channels: if above 1, the files `a_0000`, `a_0001`, ... are the channels of the case
             `a`.
         allow_unknown_orientation: read files without orientation as if their axes were R, A, S.
@@ -120,6 +130,17 @@ class Folder:
             return self._dicom.labelled_by(self._labels) if self._is_for_training else self._dicom
         if layout == "decathlon":
             return Decathlon(name, allow_unknown_orientation=unknown, max_bytes=limit)
+        if layout == "instances":
+            return InstanceFolder(
+                name,
+                num_channels=self.num_channels,
+                allow_unknown_orientation=unknown,
+                max_bytes=limit,
+            )
+        if layout == "object_masks":
+            return ObjectMaskFolder(name, allow_unknown_orientation=unknown, max_bytes=limit)
+        if layout == "coco":
+            return CocoFile(name, max_bytes=limit)
         if layout == "nnunet":
             return NnUNetRaw(name, allow_unknown_orientation=unknown, max_bytes=limit)
         return NiftiFiles(
@@ -143,6 +164,12 @@ def _recognised(folder: Path) -> list[Layout]:
             return ["nnunet"]
     if looks_like_nnunet(folder):
         return ["nnunet"]
+    if has_instances(folder):
+        return ["instances"]
+    if has_object_masks(folder):
+        return ["object_masks"]
+    if coco_file_in(folder) is not None:
+        return ["coco"]
     files = find_files(folder)
     layouts: list[Layout] = ["auto"] if image_files(files) else []
     if any(may_be_dicom(path) for path in files):

@@ -50,7 +50,7 @@ def read_label_map(
         )
     if geometry is not None:
         refuse_other_grid(volume.geometry, geometry, path=path)
-    array = _whole_numbers(volume.array[0], path)
+    array = whole_numbers(volume.array[0], path)
     refuse_unknown_values(array, labels, path=path)
     return LabelMap(array, geometry or volume.geometry, labels)
 
@@ -90,7 +90,7 @@ def refuse_unknown_values(
         )
 
 
-def _whole_numbers(array: NDArray[Any], path: Path) -> NDArray[Any]:
+def whole_numbers(array: NDArray[Any], path: Path) -> NDArray[Any]:
     """The array in the smallest integer type that holds it."""
     if array.dtype.kind == "f":
         if count := num_not_finite(array):

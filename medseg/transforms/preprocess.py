@@ -16,7 +16,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.segmentation import LabelMap
 from medseg.core.volume import Volume
 from medseg.transforms.colour import as_colour
-from medseg.transforms.resample import resample_image, resample_labels
+from medseg.transforms.resample import resample_image, resample_labels, resample_nearest
 
 
 class PreprocessingPlan(Protocol):
@@ -87,6 +87,13 @@ def preprocess_labels(reference: LabelMap, plan: PreprocessingPlan) -> NDArray[n
     turned = reference if plan.orientation is None else reference.reoriented(plan.orientation)
     shape = network_shape(turned.geometry, plan)
     return resample_labels(np.ascontiguousarray(turned.array), shape)
+
+
+def preprocess_numbers(reference: LabelMap, plan: PreprocessingPlan) -> NDArray[np.integer]:
+    """As `preprocess_labels`, for any numbers: each voxel takes the one its centre lies in."""
+    turned = reference if plan.orientation is None else reference.reoriented(plan.orientation)
+    shape = network_shape(turned.geometry, plan)
+    return resample_nearest(np.ascontiguousarray(turned.array), shape)
 
 
 def network_shape(geometry: Geometry, plan: PreprocessingPlan) -> tuple[int, int, int]:
