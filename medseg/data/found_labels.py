@@ -14,7 +14,7 @@ import numpy as np
 from medseg.core.errors import LabelError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
-from medseg.core.segmentation import LabelMap
+from medseg.core.segmentation import LabelMap, Reference, class_map
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _numbers_of(case: Case) -> list[int]:
     """The numbers in a case's reference; none if it cannot be read, which measuring it will say."""
     assert case.read_reference is not None
     try:
-        return [int(number) for number in np.unique(case.read_reference().array)]
+        return [int(number) for number in np.unique(class_map(case.read_reference()).array)]
     except MedsegError:
         return []
 
@@ -137,8 +137,14 @@ def _listed(numbers: Sequence[int]) -> str:
     return shown + (f", ..., {numbers[-1]}" if len(numbers) > _MAX_SHOWN else "")
 
 
-def _renumbered(read: Callable[[], LabelMap], numbers: tuple[int, ...]) -> LabelMap:
+def _renumbered(read: Callable[[], Reference], numbers: tuple[int, ...]) -> LabelMap:
     reference = read()
+    if not isinstance(reference, LabelMap):
+        raise LabelError(
+            "data.labels",
+            "has no value, and the classes of the objects have gaps",
+            "name the labels, as in " + _option({"background": 0, "cell": 1}),
+        )
     known = np.array(numbers)
     places = np.searchsorted(known, reference.array).clip(max=len(known) - 1)
     if not np.array_equal(known[places], reference.array):
