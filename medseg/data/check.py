@@ -291,10 +291,11 @@ def _duplicates(cases: Sequence[Case], findings: Sequence[_Finding]) -> list[Cas
 
 
 def image_digest(volume: Volume) -> bytes:
-    """Hash of an image's values; its geometry does not count."""
-    array = np.ascontiguousarray(volume.array)
-    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
-    digest.update(array.view(np.uint8).data)
+    """Hash of an image's values, whatever type they are stored as; its geometry does not count."""
+    digest = hashlib.blake2b(str(volume.array.shape).encode(), digest_size=16)
+    for channel in volume.array:
+        # Adding 0 makes one zero of -0 and 0.
+        digest.update(np.ascontiguousarray(channel, np.float32) + np.float32(0))
     return digest.digest()
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import image_folders
 import numpy as np
 import pytest
-from phantoms import TWO_LABELS
+from phantoms import TWO_LABELS, grid
 
-from medseg.data.check import check_cases, check_source
+from medseg.core.volume import Volume
+from medseg.data.check import check_cases, check_source, image_digest
 from medseg.sources.decathlon import Decathlon
 from medseg.sources.folder import Folder
 
@@ -150,3 +151,18 @@ def test_the_broken_data_set_is_named_case_by_case(real_data):
 @pytest.mark.real_data
 def test_the_hippocampus_data_set_has_no_problems(real_data):
     assert check_source(Folder(str(real_data("Task04_Hippocampus")))) == []
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+def test_an_image_is_known_again_in_another_type(dtype):
+    values = np.random.default_rng(0).integers(0, 255, (2, 4, 5, 6)).astype(np.uint8)
+    values[0, 0, 0, 0] = 0
+    geometry = grid(shape=(4, 5, 6))
+    other = values.astype(dtype)
+    changed = other.copy()
+    changed[1, 3, 4, 5] += 1
+    if np.issubdtype(dtype, np.floating):
+        other[0, 0, 0, 0] = -0.0
+
+    assert image_digest(Volume(other, geometry)) == image_digest(Volume(values, geometry))
+    assert image_digest(Volume(changed, geometry)) != image_digest(Volume(values, geometry))
