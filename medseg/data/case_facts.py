@@ -23,7 +23,7 @@ from medseg.data.source_hash import source_hash
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Raised when what is measured changes, so that older files are measured again."""
 MAX_EXTENTS = 500
 """Objects per case whose extents are kept, evenly spread over their sizes."""

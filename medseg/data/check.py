@@ -295,7 +295,8 @@ def image_digest(volume: Volume) -> bytes:
     digest = hashlib.blake2b(str(volume.array.shape).encode(), digest_size=16)
     for channel in volume.array:
         # Adding 0 makes one zero of -0 and 0.
-        digest.update(np.ascontiguousarray(channel, np.float32) + np.float32(0))
+        values = np.ascontiguousarray(channel, np.float32) + np.float32(0)
+        digest.update(values.view(np.uint8).data)
     return digest.digest()
 
 
