@@ -20,7 +20,7 @@ from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
 from medseg.data.plan import Plan
 from medseg.models.weight_files import load_weights, read_weights
-from medseg.models.weights import Matches, StartReport, matches, start_from
+from medseg.models.weights import Matches, WeightReport, matches, start_from
 
 _REASON = "that of the bundle to start from"
 # The batch size depends on the device, not on the weights.
@@ -28,7 +28,6 @@ _ADOPTED = (
     "orientation", "spacing_mm", "patch_size", "strides", "kernel_sizes", "base_channels",
     "light_finest", "colour",
 )  # fmt: skip
-_MOST_LISTED = 6
 
 
 def start_bundle(cfg: DictConfig) -> ModelBundle | None:
@@ -56,6 +55,9 @@ def adopted_plan(
     entries: dict[str, Any] = {
         name: getattr(bundle.plan, name) for name in _ADOPTED if getattr(given, name) is None
     }
+    if "light_finest" in entries:
+        # A bundle whose plan does not have it is older, and its network's finest stage whole.
+        entries["light_finest"] = bool(bundle.plan.light_finest)
     found = channel_matches(bundle, num_channels=num_channels, channel_names=channel_names)
     if given.normalisation is None and found == list(range(bundle.num_channels)):
         entries["normalisation"] = bundle.plan.normalisation
@@ -106,7 +108,7 @@ def take_weights(
             f"fits {cfg.model._target_}",
             "choose the model and the plan that the bundle was trained with",
         )
-    _print(report, bundle, f"{bundle.folder / name}", old_names, new_names, channels)
+    _print(report, bundle.folder / name, old_names, new_names, channels)
 
 
 def take_file(network: nn.Module, path: Path, *, inflate: bool) -> None:
@@ -137,33 +139,19 @@ def _output_names(labels: LabelSet) -> list[str]:
 
 
 def _print(
-    report: StartReport,
-    bundle: ModelBundle,
-    source: str,
+    report: WeightReport,
+    source: Path,
     old_names: Sequence[str],
     new_names: Sequence[str],
     channels: Matches,
 ) -> None:
-    total = len(report.copied) + len(report.adapted) + len(report.new)
-    console.print(
-        f"starting from {source}: {len(report.copied)} of {total} tensors taken over, "
-        f"{len(report.adapted)} in part, {len(report.new)} new, {len(report.left_out)} left out",
-        soft_wrap=True,
-        markup=False,
-    )
-    kept = [name for name in new_names if name in old_names]
+    console.print(f"starting from {source}: {report}", soft_wrap=True, markup=False)
     facts = [
-        ("labels kept", kept),
+        ("labels kept", [name for name in new_names if name in old_names]),
         ("labels that are new", [name for name in new_names if name not in old_names]),
         ("labels left out", [name for name in old_names if name not in new_names]),
         ("channels that are new", [str(n) for n, found in enumerate(channels) if found is None]),
-        ("taken over in part", report.adapted),
-        ("new tensors", report.new),
-        ("tensors left out", report.left_out),
     ]
     for title, names in facts:
         if names:
-            more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-            console.print(
-                f"  {title}: {', '.join(names[:_MOST_LISTED])}{more}", soft_wrap=True, markup=False
-            )
+            console.print(f"  {title}: {', '.join(names)}", soft_wrap=True, markup=False)

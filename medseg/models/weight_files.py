@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medseg.core.errors import InputError
+from medseg.models.weights import WeightReport, misfit
 
 # torchvision's names to medseg's, applied in this order.
 _TORCHVISION = [
@@ -40,38 +40,6 @@ _DEEPLAB_HEAD = [
     (r"^classifier\.4\.", "head.1."),
 ]
 _FCN_HEAD = [(r"^classifier\.", "head.")]
-
-
-@dataclass(frozen=True)
-class KeyReport:
-    """What became of each weight, by the network's names where it has one.
-
-    Args:
-        taken: copied as they are.
-        fitted: brought to the network's shape: 2D kernels to 3D, other image channels.
-        misfits: of another shape, so that the network keeps its own ("name: 21x256 for 3x256").
-        missing: of the network, and not in the file.
-        unused: of the file, and not in the network.
-    """
-
-    taken: tuple[str, ...]
-    fitted: tuple[str, ...]
-    misfits: tuple[str, ...]
-    missing: tuple[str, ...]
-    unused: tuple[str, ...]
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.taken)} weights taken"]
-        for names, text in (
-            (self.fitted, "brought to this network's shape"),
-            (self.misfits, "of another shape, left as they were"),
-            (self.missing, "not in the file, left as they were"),
-            (self.unused, "of the file not used"),
-        ):
-            if names:
-                shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-                lines.append(f"{len(names)} {text}: {shown}")
-        return "\n".join(lines)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -106,7 +74,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def load_weights(
     network: nn.Module, weights: Mapping[str, Tensor], *, inflate: bool = False
-) -> KeyReport:
+) -> WeightReport:
     """Copies every weight that fits into the network, and says what became of the others.
 
     torchvision's names (fcn_resnet50 and -101, deeplabv3_resnet50 and -101) are translated; any
@@ -125,8 +93,8 @@ def load_weights(
     """
     own = network.state_dict()
     renamed = {_translated(key, weights): value for key, value in weights.items()}
-    taken: list[str] = []
-    fitted: list[str] = []
+    copied: list[str] = []
+    adapted: list[str] = []
     misfits: list[str] = []
     unused: list[str] = []
     with torch.no_grad():
@@ -137,18 +105,20 @@ def load_weights(
             wanted = own[key]
             candidate = _fitted(value, wanted, inflate=inflate)
             if candidate.shape != wanted.shape:
-                misfits.append(f"{key}: {_shape(value)} for {_shape(wanted)}")
+                misfits.append(misfit(key, value, wanted))
                 continue
-            (taken if candidate is value else fitted).append(key)
+            (copied if candidate is value else adapted).append(key)
             wanted.copy_(candidate)
-    if not taken and not fitted:
+    if not copied and not adapted:
         raise InputError(
             "weights",
             "not one of them fits the network",
             "choose the network they were trained with, or inflate 2D weights for a 3D network",
         )
     missing = [key for key in own if key not in renamed]
-    return KeyReport(tuple(taken), tuple(fitted), tuple(misfits), tuple(missing), tuple(unused))
+    return WeightReport(
+        tuple(copied), tuple(adapted), tuple(misfits), tuple(missing), tuple(unused)
+    )
 
 
 def _translated(key: str, weights: Mapping[str, Tensor]) -> str:
@@ -170,7 +140,3 @@ def _fitted(value: Tensor, wanted: Tensor, *, inflate: bool) -> Tensor:
     if result.ndim >= 4 and result.shape[1] == 3 and wanted.shape[1] == 1:
         result = result.sum(1, keepdim=True)
     return result
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "number"

@@ -13,22 +13,40 @@ from torch import Tensor, nn
 Matches = Sequence[int | None]
 """For each new channel the old one that it continues; None for one that is new."""
 
+_MOST_LISTED = 6
+
 
 @dataclass(frozen=True)
-class StartReport:
-    """What became of the tensors.
+class WeightReport:
+    """What became of weights that a network was to begin with, by the network's names.
 
     Args:
-        copied: taken over whole.
-        adapted: taken over for the classes or channels that both networks have.
-        new: of the new network alone, or of another shape; they keep their random start.
-        left_out: of the old network alone, or of another shape.
+        copied: taken as they are.
+        adapted: taken for the classes and channels that both have, or brought to the network's
+            shape.
+        misfits: of another shape, so that the network keeps its own ("name: 21x256 for 3x256").
+        missing: of the network alone.
+        unused: of the other network alone.
     """
 
     copied: tuple[str, ...]
     adapted: tuple[str, ...]
-    new: tuple[str, ...]
-    left_out: tuple[str, ...]
+    misfits: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.copied)} weights taken as they are"]
+        for names, text in (
+            (self.adapted, "taken in part or brought to this network's shape"),
+            (self.misfits, "of another shape, so the network keeps its own"),
+            (self.missing, "of this network alone"),
+            (self.unused, "of the other network alone, left out"),
+        ):
+            if names:
+                more = f" and {len(names) - _MOST_LISTED} more" * (len(names) > _MOST_LISTED)
+                lines.append(f"  {len(names)} {text}: {', '.join(names[:_MOST_LISTED])}{more}")
+        return "\n".join(lines)
 
 
 def start_from(
@@ -38,7 +56,7 @@ def start_from(
     make: Callable[[int, int], nn.Module],
     channels: Matches,
     outputs: Matches,
-) -> StartReport:
+) -> WeightReport:
     """Copies weights into a network of perhaps other channels and classes.
 
     The first convolution keeps its weights for the channels that both have; for a new channel it
@@ -54,13 +72,15 @@ def start_from(
     """
     state = network.state_dict()
     stem, head = _growing_axes(make, len(channels), len(outputs))
-    lists: dict[str, list[str]] = {"copied": [], "adapted": [], "new": []}
+    lists: dict[str, list[str]] = {"copied": [], "adapted": [], "misfits": []}
     with torch.no_grad():
         for name, tensor in state.items():
-            old = weights.get(name)
+            if name not in weights:
+                continue
+            old = weights[name]
             axis_in, axis_out = stem.get(name), head.get(name)
-            if old is None or (axis_in is not None and axis_out is not None):
-                kind = "new"
+            if axis_in is not None and axis_out is not None:
+                kind = "misfits"
             elif axis_in is not None:
                 kind = _fill(tensor, old, axis_in, channels, mean=True)
             elif axis_out is not None:
@@ -69,15 +89,19 @@ def start_from(
                 tensor.copy_(old)
                 kind = "copied"
             else:
-                kind = "new"
-            lists[kind].append(name)
-    used = {*lists["copied"], *lists["adapted"]}
-    return StartReport(
-        tuple(lists["copied"]),
-        tuple(lists["adapted"]),
-        tuple(lists["new"]),
-        tuple(name for name in weights if name not in used),
+                kind = "misfits"
+            lists[kind].append(misfit(name, old, tensor) if kind == "misfits" else name)
+    return WeightReport(
+        **{kind: tuple(names) for kind, names in lists.items()},
+        missing=tuple(name for name in state if name not in weights),
+        unused=tuple(name for name in weights if name not in state),
     )
+
+
+def misfit(name: str, found: Tensor, wanted: Tensor) -> str:
+    """How a weight of another shape stands in the report."""
+    shapes = ("x".join(map(str, tensor.shape)) or "number" for tensor in (found, wanted))
+    return f"{name}: {' for '.join(shapes)}"
 
 
 def matches(old: Sequence[str], new: Sequence[str]) -> list[int | None]:
@@ -119,11 +143,11 @@ def _fill(tensor: Tensor, old: Tensor, axis: int, found: Matches, *, mean: bool)
     """Fills a tensor along an axis; returns which of the report's lists it belongs to."""
     rest = [n for n in range(tensor.ndim) if n != axis]
     if old.ndim != tensor.ndim or any(old.shape[n] != tensor.shape[n] for n in rest):
-        return "new"
+        return "misfits"
     if tensor.shape[axis] != len(found):
-        return "new"  # one entry for several channels, which nothing is known about
+        return "misfits"  # one entry for several channels, which nothing is known about
     if all(position is None or position >= old.shape[axis] for position in found):
-        return "new"
+        return "misfits"
     for n, position in enumerate(found):
         if position is not None:
             tensor.select(axis, n).copy_(old.select(axis, position))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from learning_cases import perfect_bundle
 from network_options import small_network
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from medseg.cli.starting import start_bundle, take_file
+from medseg.cli.starting import adopted_plan, start_bundle, take_file
+from medseg.data.plan import Plan
 
 
 def test_a_file_of_weights_is_no_bundle_and_is_taken_by_its_names(tmp_path, capsys):
@@ -21,7 +23,18 @@ def test_a_file_of_weights_is_no_bundle_and_is_taken_by_its_names(tmp_path, caps
     assert bundle is None
     for key, value in first.state_dict().items():
         assert (second.state_dict()[key] == value + 1.0).all(), key
-    assert "weights taken" in capsys.readouterr().out
+    assert "weights taken as they are" in capsys.readouterr().out
+
+
+def test_a_bundle_older_than_the_light_finest_stage_keeps_its_whole_one(tmp_path):
+    older = perfect_bundle(tmp_path)
+    assert older.plan.light_finest is None
+
+    plan = adopted_plan(Plan(), older, num_channels=3, channel_names=())
+    by_hand = adopted_plan(Plan(light_finest=True), older, num_channels=3, channel_names=())
+
+    assert plan.light_finest is False
+    assert by_hand.light_finest is True
 
 
 def test_2d_weights_go_into_a_3d_network_on_request(tmp_path, capsys):
@@ -30,4 +43,6 @@ def test_2d_weights_go_into_a_3d_network_on_request(tmp_path, capsys):
 
     take_file(small_network("segnet", 3), path, inflate=True)
 
-    assert "26 brought to this network's shape" in " ".join(capsys.readouterr().out.split())
+    assert "26 taken in part or brought to this network's shape" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -44,8 +44,8 @@ def test_torchvisions_weights_give_torchvisions_outputs(kind, depth):
 
     report = load_weights(ours, theirs.state_dict())
 
-    assert report.missing == report.unused == report.misfits == report.fitted == ()
-    assert len(report.taken) == len(theirs.state_dict())
+    assert report.missing == report.unused == report.misfits == report.adapted == ()
+    assert len(report.copied) == len(theirs.state_dict())
     with torch.no_grad():
         wanted = theirs(image)
         predicted = ours.eval()(image)
@@ -66,7 +66,7 @@ def test_grey_images_and_other_classes_take_what_fits_and_the_report_says_so():
 
     report = load_weights(ours, theirs)
 
-    assert report.fitted == ("encoder.conv.weight",)
+    assert report.adapted == ("encoder.conv.weight",)
     torch.testing.assert_close(
         ours.encoder.conv.weight[:, 0], theirs["backbone.conv1.weight"].sum(1)
     )
@@ -75,7 +75,7 @@ def test_grey_images_and_other_classes_take_what_fits_and_the_report_says_so():
         "head.4.weight", "head.4.bias", "auxiliary.4.weight", "auxiliary.4.bias",
     }  # fmt: skip
     torch.testing.assert_close(ours.head[4].weight, before)
-    assert "4 of another shape, left as they were: head.4.weight" in str(report)
+    assert "4 of another shape, so the network keeps its own: head.4.weight" in str(report)
 
 
 def test_inflated_kernels_give_for_equal_slices_what_the_slice_gave():
@@ -89,7 +89,7 @@ def test_inflated_kernels_give_for_equal_slices_what_the_slice_gave():
     report = load_weights(deep, flat.state_dict(), inflate=True)
 
     # The first 3D kernel is 7x7x3, all others have the 2D kernels' width along the slices.
-    assert "encoder.conv.weight" in report.fitted
+    assert "encoder.conv.weight" in report.adapted
     assert report.misfits == report.missing == report.unused == ()
     with torch.no_grad():
         wanted = flat(image)

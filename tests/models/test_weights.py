@@ -28,7 +28,7 @@ def test_an_equal_network_is_copied_whole():
 
     report = started(old, new, channels=[0, 1], outputs=[0, 1, 2])
 
-    assert (report.adapted, report.new, report.left_out) == ((), (), ())
+    assert report.adapted == report.misfits == report.missing == report.unused == ()
     for name, tensor in new.state_dict().items():
         assert torch.equal(tensor, old.state_dict()[name])
 
@@ -43,7 +43,7 @@ def test_heads_keep_the_rows_of_the_labels_that_both_have():
     assert outputs == [0, 2, None, 1]
     heads = {f"heads.{n}.{part}" for n in (0, 1) for part in ("weight", "bias")}
     assert set(report.adapted) == heads
-    assert report.new == report.left_out == ()
+    assert report.misfits == report.missing == report.unused == ()
     for name in heads:
         found, given = new.state_dict()[name], old.state_dict()[name]
         for row, source in enumerate(outputs):
@@ -82,9 +82,10 @@ def test_tensors_of_another_shape_are_left_as_they_were_and_named():
     report = started(old, new, channels=[0], outputs=[0, 1], base_channels=8)
 
     assert report.copied == ("heads.0.bias", "heads.1.bias")
-    assert "encoder.1.0.conv.weight" in report.left_out
-    assert set(report.new) | set(report.copied) == set(before)
-    for name in report.new:
+    assert "encoder.1.0.conv.weight: 8x4x3x3x3 for 16x8x3x3x3" in report.misfits
+    kept = {text.partition(":")[0] for text in report.misfits}
+    assert kept | set(report.copied) == set(before)
+    for name in kept:
         assert torch.equal(new.state_dict()[name], before[name])
 
 
@@ -93,8 +94,9 @@ def test_what_only_one_network_has_is_told():
 
     report = started(old, new, channels=[0], outputs=[0, 1], deep_supervision=1)
 
-    assert report.left_out == ("heads.1.weight", "heads.1.bias")
-    assert report.new == ()
+    assert report.unused == ("heads.1.weight", "heads.1.bias")
+    assert report.misfits == report.missing == ()
+    assert "2 of the other network alone, left out: heads.1.weight, heads.1.bias" in str(report)
 
 
 def test_the_random_start_does_not_depend_on_the_comparison():
