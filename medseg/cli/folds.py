@@ -17,7 +17,7 @@ from medseg.core.identity import Case
 from medseg.data.spec import DatasetSpec
 
 # Entries of a plan that change no result, or only say why.
-_FREE_ENTRIES = ("reasons", "batch_size")
+_FREE_ENTRIES = ("reasons", "batch_size", "memory_budget_gib")
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,13 +31,13 @@ def plan_for_network(
     Raises:
         ConfigError: a patch that was set by hand does not fit.
     """
-    _put(cfg, plan)
+    put_plan(cfg, plan)
     with torch.random.fork_rng(devices=[]):  # the network's weights are drawn and thrown away
         stride, min_size = requirements(
             build(cfg.model, in_channels=plan.num_channels, out_channels=labels.num_outputs), plan
         )
     plan = fit_to_network(plan, given=given, stride=stride, min_size=min_size, device=device)
-    _put(cfg, plan)
+    put_plan(cfg, plan)
     return plan
 
 
@@ -56,7 +56,8 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
     return (value,) * axes if isinstance(value, int) else tuple(int(n) for n in value)
 
 
-def _put(cfg: DictConfig, plan: Plan) -> None:
+def put_plan(cfg: DictConfig, plan: Plan) -> None:
+    """Replaces `cfg.plan`, and gives the network the plan's number of axes."""
     with open_dict(cfg):
         cfg.plan = {"_target_": cfg.plan._target_, **plan.to_dict()}
         if cfg.model.get("spatial_dims") not in (None, plan.spatial_dims):

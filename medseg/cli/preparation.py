@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medseg.bundle import ModelBundle
 from medseg.cli.console import console, counting
+from medseg.cli.memory_plan import plan_for_memory
 from medseg.cli.network_plan import plan_for_network
 from medseg.cli.resuming import require_same_training
 from medseg.cli.starting import adopted_plan, reasons_of, start_bundle
@@ -118,9 +119,7 @@ def prepare_data(cfg: DictConfig) -> Preparation:
         wanted = adopted_plan(
             given, start, num_channels=fingerprint.num_channels, channel_names=channel_names
         )
-    plan = make_plan(fingerprint, modality=spec.modality, given=wanted, device=device)
-    plan = replace(plan, reasons={**plan.reasons, **reasons_of(given, wanted)})
-    plan = plan_for_network(cfg, plan, given=given, labels=labels, device=device)
+    plan = _plan(cfg, fingerprint, spec, labels, given=given, wanted=wanted, device=device)
     if has_checkpoint(folder / CHECKPOINT_NAME):
         settings = OmegaConf.to_container(cfg, resolve=True)
         require_same_training(settings, split, folder=folder)  # type: ignore[arg-type]
@@ -143,6 +142,46 @@ def prepare_data(cfg: DictConfig) -> Preparation:
         cache,
         device,
         start,
+    )
+
+
+def _plan(
+    cfg: DictConfig,
+    fingerprint: Fingerprint,
+    spec: DatasetSpec,
+    labels: LabelSet,
+    *,
+    given: Plan,
+    wanted: Plan,
+    device: str,
+) -> Plan:
+    """A finished plan that fits the data, the network and the memory; it also replaces `cfg.plan`.
+
+    Args:
+        given: what was set by hand.
+        wanted: that, and what a bundle to start from adds.
+    """
+
+    def planned(patch_voxels: float | None = None) -> Plan:
+        open_patch = wanted if patch_voxels is None else replace(wanted, patch_size=None)
+        plan = make_plan(
+            fingerprint,
+            modality=spec.modality,
+            given=open_patch,
+            device=device,
+            patch_voxels=patch_voxels,
+        )
+        plan = replace(plan, reasons={**plan.reasons, **reasons_of(given, open_patch)})
+        return plan_for_network(cfg, plan, given=given, labels=labels, device=device)
+
+    return plan_for_memory(
+        cfg,
+        planned(),
+        given=given,
+        labels=labels,
+        device=device,
+        folder=Path(cfg.paths.cache) / "trials",
+        replan=planned,
     )
 
 

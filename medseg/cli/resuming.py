@@ -23,6 +23,7 @@ _FREE = (
     "data.source",
     "data.name",
     "plan.reasons",
+    "plan.memory_budget_gib",
     "loader.num_workers",
     "loader.validation_cases",
 )

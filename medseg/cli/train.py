@@ -17,11 +17,12 @@ from torch import nn
 from medseg.bundle import ModelBundle
 from medseg.cli.console import console
 from medseg.cli.folders import require_fresh
+from medseg.cli.objective import training_task
 from medseg.cli.preparation import Preparation, prepare_data, run_folder
 from medseg.cli.results import show_results
 from medseg.cli.resuming import is_first_process, sole_use
 from medseg.cli.starting import take_file, take_weights
-from medseg.config.build import accepts, build, build_all
+from medseg.config.build import build, build_all
 from medseg.config.check import load_config
 from medseg.core.atomic import write_text
 from medseg.core.errors import ConfigError
@@ -92,8 +93,7 @@ def _model(cfg: DictConfig, prepared: Preparation) -> nn.Module:
 
 def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path) -> FitResult:
     plan, spec = prepared.plan, build(cfg.loader)
-    loss = build(cfg.loss, **_loss_facts(cfg, prepared))
-    task = build(cfg.task, labels=prepared.labels, loss=loss)
+    task = training_task(cfg, prepared.labels)
     trainer_options: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     max_time_s = seconds(trainer_options.pop("max_time"))
     deterministic = bool(trainer_options["deterministic"])
@@ -158,20 +158,6 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
         loggers=[] if logger is None else [logger],
         shows_progress=shows_progress,
     )
-
-
-def _loss_facts(cfg: DictConfig, prepared: Preparation) -> dict[str, Any]:
-    """What a loss must know of the labels."""
-    facts: dict[str, Any] = {"ignore_id": prepared.labels.ignore_id}
-    if prepared.labels.regions:
-        if not accepts(cfg.loss, "regions"):
-            raise ConfigError(
-                "loss",
-                f"{cfg.loss._target_} cannot learn overlapping regions",
-                "set loss=dice_ce",
-            )
-        facts["regions"] = [region.class_ids for region in prepared.labels.regions]
-    return facts
 
 
 def _write_bundle(

@@ -14,8 +14,10 @@ from medseg.core.errors import ConfigError
 from medseg.core.geometry import ALL_ORIENTATIONS
 
 Colour = Literal["grey", "rgb"]
-OPTIONAL = frozenset({"orientation", "colour", "light_finest", "object_sizes"})
-"""Entries that stay empty in some finished plans; `light_finest` in those older than itself."""
+OPTIONAL = frozenset(
+    {"orientation", "colour", "light_finest", "object_sizes", "memory_budget_gib"}
+)
+"""Entries that stay empty in some finished plans, such as those older than the entry."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Plan:
             kept as it is in each image.
         patch_size: voxels per axis, `spatial_dims` numbers.
         batch_size: patches per step.
+        memory_budget_gib: what a training step may take, in GiB; batch and patch fit into it, as
+            measured.
         strides, kernel_sizes: per stage and axis, finest first.
         base_channels: feature channels of the finest stage.
         light_finest: the finest stage has half of `base_channels` and a single convolution.
@@ -49,6 +53,7 @@ class Plan:
     spacing_mm: Sequence[float] | None = None
     patch_size: Sequence[int] | None = None
     batch_size: int | None = None
+    memory_budget_gib: float | None = None
     strides: Sequence[Sequence[int]] | None = None
     kernel_sizes: Sequence[Sequence[int]] | None = None
     base_channels: int | None = None
@@ -71,6 +76,10 @@ class Plan:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError("plan.batch_size", f"is {self.batch_size}", "use 1 or more")
+        if self.memory_budget_gib is not None and not 0 < self.memory_budget_gib < math.inf:
+            raise ConfigError(
+                "plan.memory_budget_gib", f"is {self.memory_budget_gib}", "use a positive number"
+            )
         if self.base_channels is not None and self.base_channels < 1:
             raise ConfigError("plan.base_channels", f"is {self.base_channels}", "use 1 or more")
         if self.spacing_mm is not None and (

@@ -32,7 +32,14 @@ MAX_CASE_VOXELS = 2**32
 """16 GiB per channel: more is a slip in the spacing, or needs a machine of its own."""
 
 
-def make_plan(fingerprint: Fingerprint, *, modality: str, given: Plan, device: str = "cpu") -> Plan:
+def make_plan(
+    fingerprint: Fingerprint,
+    *,
+    modality: str,
+    given: Plan,
+    device: str = "cpu",
+    patch_voxels: float | None = None,
+) -> Plan:
     """A finished plan: what `given` leaves open is chosen from the fingerprint.
 
     Args:
@@ -40,6 +47,7 @@ def make_plan(fingerprint: Fingerprint, *, modality: str, given: Plan, device: s
         modality: DICOM modality; "CT" normalises with the data set's values, others image by image.
         given: numbers set by hand are kept, and the rest is fitted to them.
         device: "cpu" or "cuda"; decides the voxel budget of a step.
+        patch_voxels: most voxels of a patch, in place of the device's usual ones.
 
     Raises:
         ConfigError: a patch set by hand does not fit the strides or the data.
@@ -84,13 +92,15 @@ def make_plan(fingerprint: Fingerprint, *, modality: str, given: Plan, device: s
     patch = given.patch_size
     strides = given.strides
     if patch is None:
-        target = shrink_to_budget(median, spacing[:dims], budget / 2 if dims == 3 else budget / 8)
+        voxels = patch_voxels or (budget / 2 if dims == 3 else budget / 8)
+        target = shrink_to_budget(median, spacing[:dims], voxels)
         stages = strides or choose_strides(target, spacing[:dims])
         factor = np.prod(np.array(stages), axis=0)
         patch = round_to_multiples(target, factor)
         reasons["patch_size"] = (
             f"the median case at this spacing is {_dims(median)} voxels; shrunk where needed to "
-            f"{budget} voxels a step on {device}, rounded to multiples of {_dims(factor)}, down "
+            + (f"{budget} voxels a step on {device}" if patch_voxels is None else "memory")
+            + f", rounded to multiples of {_dims(factor)}, down "
             f"only where {MIN_COVERED:.0%} remain"
         )
     if strides is None:

@@ -11,13 +11,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import finalize
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from medseg.inference.live_bytes import LiveBytes
 from medseg.inference.precision import autocast
 from medseg.losses.deep_supervision import DeepSupervision
 from medseg.losses.dice_ce import DiceCELoss
@@ -211,7 +210,7 @@ def _memory(
     kept = dict.fromkeys(parts, 0)
     started = dict.fromkeys(parts, 0)
     handles = []
-    with _LiveBytes() as live:
+    with LiveBytes() as live:
         for name, part in parts.items():
 
             def before(module: nn.Module, inputs: Any, name: str = name) -> None:
@@ -231,39 +230,6 @@ def _memory(
     if device.startswith("cuda"):
         peak = int(torch.cuda.max_memory_allocated(device))
     return peak, kept
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Bytes in tensors made since it began and not yet freed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0
-        self.most = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor):
-                self._add(tensor.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes()
-        self._known.add(key)
-        self.now += size
-        self.most = max(self.most, self.now)
-        finalize(storage, self._remove, key, size)
-
-    def _remove(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
 
 
 def _seconds(work: Callable[[], None], repeats: int, *, device: str) -> float:
