@@ -237,6 +237,7 @@ def fit_blocks(
     plan: Mapping[str, Any] | None = None,
     num_validation: int = 1,
     always_validate: bool = True,
+    finishes: bool = True,
     **trainer: Any,
 ) -> FitResult:
     """Trains a tiny network on three blocks, repeatably on the CPU, with a fourth to validate."""
@@ -254,6 +255,7 @@ def fit_blocks(
         seed=7,
         rank=0,
         num_steps=epochs * steps_per_epoch,
+        finishes=finishes,
     )
     module = TrainingModule(
         small_unet() if network is None else network,

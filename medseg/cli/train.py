@@ -130,6 +130,7 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
         seed=int(cfg.seed),
         rank=_rank(),
         num_steps=total_steps,
+        finishes=not spec.augments_on(prepared.device),
     )
     shown = [prepared.cases[key] for key in prepared.split.validation[: spec.validation_cases]]
     parameters = sum(p.numel() for p in model.parameters()) / 1e6

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from medseg.core.identity import Case
 from medseg.data.cache import CaseCache, PreparedCase
 from medseg.transforms.augment import Augment
-from medseg.transforms.patches import choose_centre, cut_mapped, cut_straight
+from medseg.transforms.patches import choose_centre, cut_straight, part_and_grid
+from medseg.transforms.raw_patch import PatchRecipe, RawBatch, RawPatch, finish_batch
 
 MAX_DRAWS = 20
 """Positions tried for a patch with an annotated voxel, where some voxels are to be ignored."""
@@ -33,6 +34,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         outside_label: target of voxels beyond the image: background, or the ignore value.
         seed, rank: of this process.
         num_steps: length.
+        finishes: change the patches here; False leaves it to the device that trains.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         seed: int,
         rank: int,
         num_steps: int,
+        finishes: bool = True,
     ) -> None:
         self.cases = list(cases)
         self.cache = cache
@@ -57,29 +60,33 @@ class BatchDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.rank = rank
         self.num_steps = num_steps
+        self.finishes = finishes
 
     def __len__(self) -> int:
         return self.num_steps
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         """Image (N, C, *patch) float32, target (N, *patch) int64 and the keys of the cases; where
-        there are objects, also what the target's codes mean.
+        there are objects, also what the target's codes mean. Unfinished, the patches are "raw".
         """
         batch_size = self.cache.plan.batch_size
         assert batch_size is not None
-        images, targets, keys, codes = [], [], [], []
+        patches, keys, codes = [], [], []
         for sample in range(batch_size):
             rng = np.random.default_rng([self.seed, self.rank, step, sample])
             case = self.cases[self._case_number(step * batch_size + sample)]
             wants_foreground = self._wants_foreground(sample, batch_size, rng)
             prepared = self.cache.get(case)
-            image, target = self._patch(prepared, wants_foreground, rng)
-            images.append(image)
-            targets.append(target)
+            patches.append(self._patch(prepared, wants_foreground, rng))
             keys.append(case.key)
             codes.append(prepared.codes)
-        batch = {"image": torch.stack(images), "target": torch.stack(targets), "keys": keys}
-        return batch if codes[0] is None else {**batch, "codes": codes}
+        batch: dict[str, Any] = {"keys": keys}
+        if codes[0] is not None:
+            batch["codes"] = codes
+        if not self.finishes:
+            return {**batch, "raw": RawBatch.of(patches)}
+        image, target = finish_batch(patches)
+        return {**batch, "image": image, "target": target}
 
     def _wants_foreground(self, sample: int, batch_size: int, rng: np.random.Generator) -> bool:
         if batch_size == 1:
@@ -101,7 +108,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
 
     def _patch(
         self, case: PreparedCase, wants_foreground: bool, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> RawPatch:
         plan = self.cache.plan
         patch_size = tuple(plan.patch_size or ())
         dims = plan.spatial_dims
@@ -124,26 +131,30 @@ class BatchDataset(Dataset[dict[str, Any]]):
             centre = choose_centre(labels.shape, patch_size, locations, rng=rng)
         spacing = case.spacing_mm[:dims]
         matrix = self.augment.spatial_matrix(spacing, mirror_axes=self.mirror_axes, rng=rng)
-        shift = self.augment.displacement(patch_size, spacing, rng=rng)
+        knots = self.augment.displacement_knots(patch_size, spacing, rng=rng)
+        intensity = self.augment.intensity_change(rng)
         only_mirrored = matrix is None or np.array_equal(np.abs(matrix), np.eye(dims))
-        if only_mirrored and shift is None:
+        if only_mirrored and knots is None:
             cut = cut_straight(image, centre, patch_size, outside=0.0)
-            cut_labels = cut_straight(labels[None], centre, patch_size, outside=self.outside_label)[
-                0
-            ]
-            flips = tuple(n for n in range(dims) if matrix is not None and matrix[n, n] < 0)
-            cut = np.flip(cut, tuple(axis + 1 for axis in flips)) if flips else cut
-            cut_labels = np.flip(cut_labels, flips) if flips else cut_labels
-            sampled = torch.from_numpy(np.ascontiguousarray(cut))
-            target = torch.from_numpy(np.ascontiguousarray(cut_labels).astype(np.int64))
-        else:
-            sampled, target = cut_mapped(
-                image,
-                labels,
-                matrix=np.eye(dims) if matrix is None else matrix,
-                centre=centre,
-                patch_size=patch_size,
-                shift=shift,
-                outside_label=self.outside_label,
+            cut_labels = cut_straight(labels[None], centre, patch_size, outside=self.outside_label)
+            recipe = PatchRecipe(
+                patch_size,
+                self.outside_label,
+                intensity,
+                flips=tuple(n for n in range(dims) if matrix is not None and matrix[n, n] < 0),
             )
-        return self.augment.intensity(sampled, rng=rng), target
+            return RawPatch(
+                torch.from_numpy(np.ascontiguousarray(cut)),
+                torch.from_numpy(np.ascontiguousarray(cut_labels[0])),
+                recipe,
+            )
+        (part, part_labels), grid = part_and_grid(
+            image,
+            labels,
+            matrix=np.eye(dims) if matrix is None else matrix,
+            centre=centre,
+            patch_size=patch_size,
+            furthest=0.0 if knots is None else np.abs(knots[0]).reshape(dims, -1).max(axis=1),
+        )
+        recipe = PatchRecipe(patch_size, self.outside_label, intensity, grid=grid, knots=knots)
+        return RawPatch(part, part_labels, recipe)

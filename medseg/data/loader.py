@@ -28,12 +28,15 @@ class LoaderSpec:
         foreground_fraction: share of patches centred on a voxel of a foreground class; a whole
             number of each batch, see `BatchDataset`.
         validation_cases: at most this many cases are looked at while training.
+        augment_on_device: change patches (transforms/augment.py) on the device that trains, all of
+            a batch, instead of in the processes that cut them; None does so on a GPU.
     """
 
     num_workers: int | None = None
     steps_per_epoch: int = 50
     foreground_fraction: float = 0.33
     validation_cases: int = 8
+    augment_on_device: bool | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_epoch < 1:
@@ -55,6 +58,10 @@ class LoaderSpec:
         if self.num_workers is not None:
             return self.num_workers
         return 0 if device == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
+
+    def augments_on(self, device: str) -> bool:
+        """Whether patches are changed on the device that trains."""
+        return device != "cpu" if self.augment_on_device is None else self.augment_on_device
 
 
 class StepSampler(Sampler[int]):

@@ -14,9 +14,7 @@ from medseg.core.errors import ConfigError
 from medseg.core.geometry import ALL_ORIENTATIONS
 
 Colour = Literal["grey", "rgb"]
-OPTIONAL = frozenset(
-    {"orientation", "colour", "light_finest", "object_sizes", "memory_budget_gib"}
-)
+OPTIONAL = frozenset({"orientation", "colour", "light_finest", "object_sizes", "memory_budget_gib"})
 """Entries that stay empty in some finished plans, such as those older than the entry."""
 
 

@@ -102,6 +102,14 @@ class TrainingModule(pl.LightningModule):
             base = group.setdefault("base_lr", group["lr"])
             group["lr"] = base * self.schedule(self.progress)
 
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Finishes patches that were left to this device."""
+        if "raw" not in batch:
+            return batch
+        image, target = batch["raw"].finish()
+        others = {key: value for key, value in batch.items() if key != "raw"}
+        return {**others, "image": image, "target": target}
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self.task.loss(self.model, batch)
         if not torch.isfinite(loss.detach()):

@@ -4,12 +4,14 @@ ignored.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 def choose_centre(
@@ -75,9 +77,9 @@ def cut_mapped(
     matrix: NDArray[np.floating],
     centre: NDArray[np.floating],
     patch_size: tuple[int, ...],
-    shift: torch.Tensor | None = None,
+    shift: Tensor | None = None,
     outside_label: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Image and labels sampled through an affine map and a displacement, with one interpolation.
 
     The voxel at offset o from the patch's middle comes from index position
@@ -95,33 +97,87 @@ def cut_mapped(
     Returns:
         image (C, *P), linear, zero outside; labels (*P) int64, nearest.
     """
+    part, grid = part_and_grid(
+        image,
+        labels,
+        matrix=matrix,
+        centre=centre,
+        patch_size=patch_size,
+        furthest=0.0 if shift is None else shift.abs().amax(tuple(range(shift.ndim - 1))).numpy(),
+    )
+    return sample(*part, grid, shift=shift, outside_label=outside_label)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where a patch's voxels lie in a part of a case, in grid_sample's coordinates.
+
+    Args:
+        rows: per axis of the patch, what its position adds, (voxels, dims).
+        turn: what a displacement in voxels of the patch adds, (dims, dims).
+    """
+
+    rows: tuple[NDArray[np.float32], ...]
+    turn: NDArray[np.float32]
+
+    def positions(self, shift: Tensor | None, *, device: torch.device) -> Tensor:
+        """Positions (*P, dims), the last axis counted first."""
+        grid = torch.zeros(1, device=device)
+        for row in self.rows:
+            grid = grid[..., None, :] + torch.from_numpy(row).to(device)
+            # (*P up to this axis, dims)
+        return grid if shift is None else grid + shift @ torch.from_numpy(self.turn).to(device)
+
+
+def part_and_grid(
+    image: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    matrix: NDArray[np.floating],
+    centre: NDArray[np.floating],
+    patch_size: tuple[int, ...],
+    furthest: float | NDArray[np.floating],
+) -> tuple[tuple[Tensor, Tensor], Grid]:
+    """The voxels of image and labels that `sample` needs for a patch, and where the patch lies in
+    them; see `cut_mapped`.
+
+    Args:
+        furthest: of the displacement, along each axis.
+    """
     shape = np.array(image.shape[1:])
     extent = np.array(patch_size)
-    furthest = 0.0 if shift is None else shift.abs().amax(tuple(range(shift.ndim - 1))).numpy()
     reach = np.abs(matrix) @ ((extent - 1) / 2 + furthest)
     low = np.clip(np.floor(centre - reach).astype(int) - 1, 0, shape - 1)
     high = np.clip(np.ceil(centre + reach).astype(int) + 2, low + 1, shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    part = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *box)]))[None]
-    # Zero is what lies outside, so labels are counted from the outside label.
-    counted = np.ascontiguousarray(labels[box]).astype(np.float32) - outside_label
+    part = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *box)]))
+    part_labels = torch.from_numpy(np.ascontiguousarray(labels[box]))
     # grid_sample puts -1 and 1 on the outer voxel edges, and counts x (the last axis) first.
     size = high - low
     scale = (matrix * (2 / size)[:, None])[::-1]
     offset = ((2 * (centre - low) + 1) / size - 1)[::-1]
-    grid = torch.zeros(1)
+    rows = []
     for axis, count in enumerate(patch_size):
         steps = (np.arange(count) - (count - 1) / 2)[:, None] * scale[:, axis]
-        if axis == 0:
-            steps = steps + offset
-        row = torch.from_numpy(steps.astype(np.float32))
-        grid = grid[..., None, :] + row  # (*P up to this axis, dims)
-    if shift is not None:
-        turn = np.ascontiguousarray(scale.T, dtype=np.float32)
-        grid = grid + shift @ torch.from_numpy(turn)
-    grid = grid[None]
-    sampled = F.grid_sample(part, grid, mode="bilinear", align_corners=False)[0]
-    nearest = F.grid_sample(
-        torch.from_numpy(counted)[None, None], grid, mode="nearest", align_corners=False
-    )[0, 0]
-    return sampled, (nearest + outside_label).long()
+        rows.append((steps + offset * (axis == 0)).astype(np.float32))
+    turn = np.ascontiguousarray(scale.T, dtype=np.float32)
+    return (part, part_labels), Grid(tuple(rows), turn)
+
+
+def sample(
+    part: Tensor, labels: Tensor, grid: Grid, *, shift: Tensor | None, outside_label: int
+) -> tuple[Tensor, Tensor]:
+    """Image and labels of a patch from a part of a case, on the part's device; see `cut_mapped`."""
+    positions = grid.positions(shift, device=part.device)[None]
+    sampled = F.grid_sample(part[None], positions, mode="bilinear", align_corners=False)[0]
+    # Zero is what lies outside, so labels are counted from the outside label.
+    counted = labels.float() - outside_label
+    nearest = F.grid_sample(counted[None, None], positions, mode="nearest", align_corners=False)
+    return sampled, (nearest[0, 0] + outside_label).long()
+
+
+def smooth_shift(knots: Tensor, patch_size: tuple[int, ...]) -> Tensor:
+    """Shifts between the knots, (1, dims, *coarse) to (*patch_size, dims)."""
+    mode = "bilinear" if len(patch_size) == 2 else "trilinear"
+    field = F.interpolate(knots, patch_size, mode=mode, align_corners=True)[0]
+    return field.movedim(0, -1)

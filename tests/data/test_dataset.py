@@ -16,6 +16,17 @@ from medseg.data.loader import LoaderSpec, training_loader
 from medseg.transforms.augment import NO_AUGMENT, Augment
 
 SCALE = {"kind": "scale_255"}
+FREQUENT = Augment(
+    rotation_probability=0.5,
+    scaling_probability=0.5,
+    elastic_probability=0.5,
+    noise_probability=0.5,
+    blur_probability=0.5,
+    brightness_probability=0.5,
+    contrast_probability=0.5,
+    low_resolution_probability=0.5,
+    gamma_probability=0.5,
+)
 
 
 def batches(tmp_path, cases, **changes):
@@ -84,6 +95,55 @@ def test_another_seed_or_rank_draws_other_patches(tmp_path, change):
     first, second = batches(tmp_path, cases)[0], batches(tmp_path, cases, **change)[0]
 
     assert not torch.equal(first["image"], second["image"])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_batch_finished_on_the_device_equals_one_finished_where_it_was_cut(tmp_path, dims):
+    plan = {"spatial_dims": dims, "patch_size": (16, 12, 8)[:dims], "batch_size": 5}
+    if dims == 2:
+        plan |= {"strides": ((1, 1), (2, 2)), "kernel_sizes": ((3, 3), (3, 3))}
+    options = {"augment": FREQUENT, "plan": plan, "outside_label": 9}
+    here = batches(tmp_path, block_cases(3), **options)
+    there = batches(tmp_path, block_cases(3), **options, finishes=False)
+
+    for step in range(6):
+        raw = there[step]
+        image, target = raw["raw"].to(torch.device("cpu")).finish()
+
+        assert_equal({"image": image, "target": target, "keys": raw["keys"]}, here[step])
+
+
+def test_unfinished_batches_come_whole_out_of_worker_processes(tmp_path):
+    dataset = batches(tmp_path, block_cases(3), augment=FREQUENT, finishes=False)
+    loader = training_loader(dataset, LoaderSpec(num_workers=1, steps_per_epoch=3), device="cpu")
+
+    for step, batch in enumerate(loader):
+        found, wanted = batch["raw"].finish(), dataset[step]["raw"].finish()
+        assert torch.equal(found[0], wanted[0])
+        assert torch.equal(found[1], wanted[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_gpu_gives_the_batch_that_the_cpu_gives(tmp_path, dims):
+    plan = {"spatial_dims": dims, "patch_size": (64, 48, 32)[:dims], "batch_size": 5}
+    if dims == 2:
+        plan |= {"strides": ((1, 1), (2, 2)), "kernel_sizes": ((3, 3), (3, 3))}
+    # Noise has other numbers on a GPU.
+    augment = replace(FREQUENT, noise_probability=0.0)
+    cases = block_cases(3, shape=(70, 60, 40))
+    dataset = batches(tmp_path, cases, augment=augment, plan=plan, finishes=False)
+
+    for step in range(6):
+        raw = dataset[step]["raw"]
+        image, target = raw.finish()
+        found, labels = raw.pin_memory().to(torch.device("cuda")).finish()
+
+        assert found.is_cuda
+        torch.testing.assert_close(found.cpu(), image, atol=1e-3, rtol=1e-3)
+        # Positions halfway between two voxels may round either way.
+        assert (labels.cpu() == target).float().mean() > 0.999
 
 
 def test_every_case_is_drawn_once_before_any_is_drawn_again(tmp_path):

@@ -65,6 +65,13 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
     assert all(torch.equal(first.weights[key], second.weights[key]) for key in first.weights)
 
 
+def test_patches_finished_on_the_device_train_to_the_same_weights(tmp_path):
+    here = fit_blocks(tmp_path / "a", epochs=1)
+    there = fit_blocks(tmp_path / "b", epochs=1, finishes=False)
+
+    assert all(torch.equal(here.weights[key], there.weights[key]) for key in here.weights)
+
+
 def test_the_learning_rate_follows_the_steps(tmp_path):
     record = Record()
 

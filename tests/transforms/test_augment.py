@@ -6,6 +6,7 @@ import torch
 from learning_cases import numbers
 
 from medseg.transforms.augment import NO_AUGMENT, Augment
+from medseg.transforms.patches import smooth_shift
 
 ALWAYS = Augment(
     rotation_probability=1.0,
@@ -51,7 +52,7 @@ def test_no_augmentation_changes_nothing():
 
     assert NO_AUGMENT.intensity(image, rng=rng()) is image
     assert NO_AUGMENT.spatial_matrix((1.0, 2.0, 3.0), mirror_axes=(0, 1), rng=rng()) is None
-    assert NO_AUGMENT.displacement((8, 8, 8), (1.0, 1.0, 1.0), rng=rng()) is None
+    assert NO_AUGMENT.displacement_knots((8, 8, 8), (1.0, 1.0, 1.0), rng=rng()) is None
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.7, 0.8, 5.0), (0.5, 3.0)])
@@ -87,7 +88,10 @@ def test_displacement_has_its_standard_deviation_in_millimetres_and_is_smooth():
     augment = Augment(elastic_probability=1.0, elastic_mm=4.0)
     generator = rng()
 
-    fields = [augment.displacement((48, 36, 24), (2.0, 1.0, 4.0), rng=generator) for _ in range(40)]
+    fields = []
+    for _ in range(40):
+        knots = augment.displacement_knots((48, 36, 24), (2.0, 1.0, 4.0), rng=generator)
+        fields.append(smooth_shift(torch.from_numpy(knots), (48, 36, 24)))
 
     stacked = torch.stack(fields) * torch.tensor([2.0, 1.0, 4.0])
     corners = stacked[:, [0, 0, -1, -1], [0, -1, 0, -1]][:, :, 0]
