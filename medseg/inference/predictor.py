@@ -1,13 +1,19 @@
-"""One case through one bundle: image in, label map and probabilities on the input grid out."""
+"""One case through one bundle: image in, label map and probabilities on the input grid out, without
+ever holding all logits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medseg.bundle import ModelBundle
@@ -19,14 +25,25 @@ from medseg.core.labels import LabelSet
 from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.core.volume import Volume
 from medseg.data.plan import Plan
+from medseg.inference.engines import SteadyEngine, TorchEngine, is_out_of_memory
+from medseg.inference.memory import MemoryUse, on_device, patch_bytes, plan_memory
 from medseg.inference.postprocess import Postprocess
-from medseg.inference.precision import autocast, best_device, best_precision
-from medseg.inference.sliding_window import SlidingWindow
-from medseg.inference.upsample import upsample_labels, upsample_probabilities
+from medseg.inference.precision import best_device, best_precision
+from medseg.inference.sliding_window import Slab, SlidingWindow
+from medseg.inference.tiling import Tiling
+from medseg.inference.upsample import (
+    LabelResult,
+    LabelRule,
+    MapResult,
+    upsample_labels,
+    upsample_probabilities,
+)
 from medseg.models.layout import in_fast_layout
 from medseg.tasks.decoding import probabilities
-from medseg.transforms.preprocess import preprocess
+from medseg.transforms.preprocess import Preprocessed, preprocess
 from medseg.transforms.restore import turn_back, turned_shape
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +59,37 @@ class NetworkOutput:
     source: Geometry
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far the prediction of an image has come.
+
+    Args:
+        done, total: windows.
+        seconds: since the first began.
+        memory: what it takes.
+    """
+
+    done: int
+    total: int
+    seconds: float
+    memory: MemoryUse
+
+    @property
+    def expected_seconds(self) -> float:
+        """Of all windows; nan before the first is done."""
+        return self.seconds * self.total / self.done if self.done else float("nan")
+
+
 class NetworkPredictor:
     """Segments cases with the networks of a bundle; several folds are averaged as logits.
 
     Args:
         bundle: loaded bundle.
-        inference: how images are covered with windows.
+        inference: how images are covered with windows, and within which memory.
         postprocess: how the label map is corrected; None does what the bundle says.
         device: "cpu" or "cuda"; None takes a GPU where there is one.
         precision: "bf16-mixed", "16-mixed" or "32-true"; None takes the fastest native one.
+        on_progress: told before the first window of each image and after every few.
     """
 
     def __init__(
@@ -61,72 +100,100 @@ class NetworkPredictor:
         postprocess: Postprocess | None = None,
         device: str | None = None,
         precision: str | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.bundle = bundle
         self.inference = inference or SlidingWindow()
         self.postprocess = postprocess or postprocess_of(bundle)
         self.device = device or best_device()
         self.precision = precision or best_precision(self.device)
+        self.on_progress = on_progress
         self.networks: Sequence[nn.Module] = [
             self.postprocess.refined(
                 in_fast_layout(network.to(self.device).eval(), self.device), bundle.labels
             )
             for network in bundle.build_networks()
         ]
+        self.engine = SteadyEngine(
+            TorchEngine(self.networks, device=self.device, precision=self.precision)
+        )
         self.mirror_axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)
+        self._patch_bytes: dict[tuple[int, ...], float] = {}
 
     def predict(self, case: Case) -> LabelMap:
         """Label map on the grid of the case's image."""
-        return self.predict_volume(case.read_image())
+        return self.predict_prepared(self.prepare(case.read_image()))[0]
 
     def predict_volume(self, volume: Volume) -> LabelMap:
         """Label map on the grid of the volume."""
-        return self.label_map(self.network_output(volume))
+        return self.predict_prepared(self.prepare(volume))[0]
 
     def predict_with_probabilities(self, case: Case) -> tuple[LabelMap, ProbabilityMap]:
         """Label map and probabilities on the grid of the case's image, from one run of the network.
 
         Probabilities are calibrated with the bundle's temperature and not post-processed.
         """
-        output = self.network_output(case.read_image())
-        return self.label_map(output), self.probability_map(output)
+        prepared = self.prepare(case.read_image())
+        label_map, shares = self.predict_prepared(prepared, wants_probabilities=True)
+        assert shares is not None
+        return label_map, shares
+
+    def prepare(self, volume: Volume) -> Preprocessed:
+        """The volume as the network sees it: all that can be done before the network is free."""
+        return preprocess(volume, self.bundle.plan)
+
+    def predict_prepared(
+        self, prepared: Preprocessed, *, wants_probabilities: bool = False
+    ) -> tuple[LabelMap, ProbabilityMap | None]:
+        """Label map and, if wanted, probabilities of a prepared image."""
+        source = prepared.source
+        image = torch.from_numpy(prepared.array)
+        tiling = self._tiling(image)
+        axis = tiling.axis
+        # The axis that slabs are counted along comes first.
+        old = _axis_first(tiling.shape, axis)
+        new = _axis_first(turned_shape(source, self.bundle.plan.orientation), axis)
+        labels = LabelResult(old, new, rule=self._rule)
+        shares: MapResult | None = None
+        if wants_probabilities:
+            shares = MapResult(old, new, num_maps=self._num_shares, measure=self._shares)
+        result_bytes = 2.0 * labels.array.nbytes + (2.0 * shares.array.nbytes if shares else 0)
+        for slab in self._slabs(image, tiling, result_bytes=result_bytes):
+            labels.add(slab.first, slab.logits)
+            if shares is not None:
+                shares.add(slab.first, slab.logits)
+        label_map = self._finished(np.moveaxis(labels.array, 0, axis), source)
+        if shares is None:
+            return label_map, None
+        return label_map, self._share_map(np.moveaxis(shares.array, 1, axis + 1), source)
 
     def network_output(self, volume: Volume) -> NetworkOutput:
-        """Logits of a volume in network space."""
-        ready = preprocess(volume, self.bundle.plan)
-        return NetworkOutput(self.logits(torch.from_numpy(ready.array)), ready.source)
+        """Logits of a volume in network space, as a whole: for choices that need them all."""
+        prepared = self.prepare(volume)
+        return NetworkOutput(self.logits(torch.from_numpy(prepared.array)), prepared.source)
 
     def label_map(self, output: NetworkOutput) -> LabelMap:
         """Post-processed label map on the grid of the image."""
-        labels, orientation = self.bundle.labels, self.bundle.plan.orientation
         classes = upsample_labels(
             output.logits,
-            turned_shape(output.source, orientation),
-            paints=[region.paints for region in labels.regions] or None,
-            offsets=self.postprocess.logit_offsets(labels),
-            num_classes=len(labels),
+            turned_shape(output.source, self.bundle.plan.orientation),
+            paints=self._rule.paints,
+            offsets=self._rule.offsets,
+            num_classes=self._rule.num_classes,
         )
-        array = turn_back(classes, output.source, orientation=orientation)
-        return self.postprocess.apply(LabelMap(array, output.source, labels))
+        return self._finished(classes, output.source)
 
     def probability_map(self, output: NetworkOutput) -> ProbabilityMap:
         """Calibrated probabilities on the grid of the image; of regions, with a background before
         them that is 1 minus the likeliest.
         """
-        labels, orientation = self.bundle.labels, self.bundle.plan.orientation
         shares = upsample_probabilities(
             output.logits,
-            turned_shape(output.source, orientation),
-            activation=partial(
-                probabilities, labels=labels, axis=1, temperature=self.bundle.temperature
-            ),
+            turned_shape(output.source, self.bundle.plan.orientation),
+            activation=self._shares,
+            num_maps=self._num_shares,
         )
-        if labels.regions:
-            shares = np.concatenate([1 - shares.max(axis=0, keepdims=True), shares])
-            names = [region.name for region in labels.regions]
-            labels = LabelSet.from_names([labels.names[0], *names])
-        array = turn_back(shares, output.source, orientation=orientation)
-        return ProbabilityMap(array, output.source, labels)
+        return self._share_map(shares, output.source)
 
     def logits(self, image: Tensor) -> Tensor:
         """Mean logits of all folds, shape (channels, I, J, K).
@@ -137,28 +204,134 @@ class NetworkPredictor:
         Raises:
             MedsegError: a logit is not finite.
         """
-        image = image.to(self.device)
-        total: Tensor | None = None
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            for network in self.networks:
-                part = self.inference.logits(
-                    network,
-                    image,
-                    patch_size=tuple(self.bundle.plan.patch_size or ()),
-                    out_channels=self.bundle.labels.num_outputs,
-                    mirror_axes=self.mirror_axes,
-                    stride=free_stride(network),
-                )
-                total = part if total is None else total + part
-        assert total is not None
-        if not torch.isfinite(total).all():
-            raise MedsegError(
-                "network",
-                f"gives values that are not finite with precision {self.precision}",
-                "predict with precision 32-true, and look at the training's loss",
-                code="E_PREDICTION",
+        tiling = self._tiling(image)
+        channels = self.bundle.labels.num_outputs
+        result = torch.empty((channels, *tiling.shape))
+        planes = result.movedim(tiling.axis + 1, 1)
+        for slab in self._slabs(image, tiling, result_bytes=float(result.nbytes)):
+            planes[:, slab.first : slab.first + slab.logits.shape[1]] = slab.logits
+        return result
+
+    def _tiling(self, image: Tensor) -> Tiling:
+        return self.inference.tiling(
+            tuple(image.shape[1:]),
+            tuple(self.bundle.plan.patch_size or ()),
+            free_stride(self.networks[0]),
+        )
+
+    def _slabs(self, image: Tensor, tiling: Tiling, *, result_bytes: float) -> Iterator[Slab]:
+        """Finite logits of an image, slab by slab, within the budget."""
+        memory = self._memory(tiling, result_bytes)
+        progress = Progress(0, len(tiling.starts), 0.0, memory)
+        if self.on_progress:
+            self.on_progress(progress)
+        start = time.monotonic()
+
+        def count(windows: int) -> None:
+            nonlocal progress
+            progress = replace(
+                progress, done=progress.done + windows, seconds=time.monotonic() - start
             )
-        return total / len(self.networks)
+            if self.on_progress:
+                self.on_progress(progress)
+
+        run = partial(
+            self.inference.slabs,
+            self.engine,
+            on_device(image, self.device),
+            tiling,
+            out_channels=self.bundle.labels.num_outputs,
+            mirror_axes=self.mirror_axes,
+            batch=memory.batch,
+            dtype=memory.dtype,
+            on_windows=count,
+        )
+        for slab in self._with_sums_that_fit(run):
+            if not torch.isfinite(slab.logits).all():
+                raise MedsegError(
+                    "network",
+                    "gives values that are not finite with precision "
+                    f"{self.engine.engine.precision}",
+                    "predict with precision 32-true, and look at the training's loss",
+                    code="E_PREDICTION",
+                )
+            yield slab
+
+    def _with_sums_that_fit(self, run: Callable[..., Iterator[Slab]]) -> Iterator[Slab]:
+        """Slabs added up on the device, or on the CPU if its memory does not suffice."""
+        if torch.device(self.device).type != "cpu":
+            try:
+                slabs = run(device=self.device)
+                first = next(slabs)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning("logits are added up on the CPU: they do not fit on the GPU")
+                torch.cuda.empty_cache()
+            else:
+                yield first
+                yield from slabs
+                return
+        yield from run(device="cpu")
+
+    def _memory(self, tiling: Tiling, result_bytes: float) -> MemoryUse:
+        window = tiling.window[:2] if tiling.is_flat else tiling.window
+        channels = self.bundle.labels.num_outputs
+        if window not in self._patch_bytes:
+            self._patch_bytes[window] = patch_bytes(
+                self.networks,
+                in_channels=self.bundle.num_channels,
+                out_channels=channels,
+                window=window,
+            )
+        return plan_memory(
+            tiling,
+            channels=channels,
+            result_bytes=result_bytes,
+            patch_bytes=self._patch_bytes[window],
+            batch=self.inference.batch(tiling),
+            budget_gib=self.inference.memory_budget_gib,
+        )
+
+    @property
+    def _rule(self) -> LabelRule:
+        labels = self.bundle.labels
+        return LabelRule(
+            labels.num_outputs,
+            paints=[region.paints for region in labels.regions] or None,
+            offsets=self.postprocess.logit_offsets(labels),
+            num_classes=len(labels),
+        )
+
+    def _finished(self, classes: NDArray[Any], source: Geometry) -> LabelMap:
+        """A label map in network orientation on the grid of the image, post-processed."""
+        array = turn_back(classes, source, orientation=self.bundle.plan.orientation)
+        return self.postprocess.apply(LabelMap(array, source, self.bundle.labels))
+
+    @property
+    def _num_shares(self) -> int:
+        labels = self.bundle.labels
+        return labels.num_outputs + (1 if labels.regions else 0)
+
+    def _shares(self, logits: Tensor) -> Tensor:
+        """Probabilities (n, shares, *S) of logits (n, C, *S)."""
+        labels = self.bundle.labels
+        shares = probabilities(logits, labels, axis=1, temperature=self.bundle.temperature)
+        if not labels.regions:
+            return shares
+        return torch.cat([1 - shares.amax(1, keepdim=True), shares], dim=1)
+
+    def _share_map(self, shares: NDArray[np.float32], source: Geometry) -> ProbabilityMap:
+        labels = self.bundle.labels
+        if labels.regions:
+            names = [region.name for region in labels.regions]
+            labels = LabelSet.from_names([labels.names[0], *names])
+        array = turn_back(shares, source, orientation=self.bundle.plan.orientation)
+        return ProbabilityMap(array, source, labels)
+
+
+def _axis_first(shape: Sequence[int], axis: int) -> tuple[int, ...]:
+    return (shape[axis], *(n for a, n in enumerate(shape) if a != axis))
 
 
 def free_stride(network: nn.Module) -> tuple[int, ...] | None:

@@ -1,12 +1,10 @@
-"""Logits of a whole image from overlapping patches, blended with a Gaussian."""
+"""Logits of a whole image from overlapping patches, blended with a Gaussian, slab by slab."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -15,18 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medseg.core.errors import ConfigError
+from medseg.inference.tiling import Tiling, tile
 
 Network = Callable[[Tensor], Tensor]
+EngineName = Literal["torch", "onnx", "openvino", "auto"]
 
-MAX_GROWTH = 1.5
-"""An axis up to so many times longer than the patch is covered by one window: with an overlap of a
-half, two windows would compute as many voxels.
-"""
+
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """Finished logits of some planes.
+
+    Args:
+        first: number of the first plane along the tiling's axis. A slab begins with the last plane
+            of the one before it.
+        logits: (C, n, P, Q), the tiling's axis first; valid until the next slab is asked for.
+    """
+
+    first: int
+    logits: Tensor
 
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """How an image larger than the patch is covered.
+    """How an image larger than the patch is covered, and with what means.
 
     Args:
         overlap: share of the patch that neighbouring windows have in common, 0 to below 1.
@@ -35,18 +44,43 @@ class SlidingWindow:
         tta: "mirror" averages over all mirrored images along the axes that training mirrored.
         sigma: standard deviation of the blending Gaussian as a share of the patch
             (1/8, Isensee et al. 2021).
+        engine: what computes the network.
+        memory_budget_gib: memory that the process may take; None takes what is free.
     """
 
     overlap: float = 0.5
     window_batch: int | None = None
     tta: Literal["none", "mirror"] = "none"
     sigma: float = 0.125
+    engine: EngineName = "torch"
+    memory_budget_gib: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
             raise ConfigError("inference.overlap", f"is {self.overlap}", "use 0 to 0.9")
         if self.window_batch is not None and self.window_batch < 1:
             raise ConfigError("inference.window_batch", f"is {self.window_batch}", "use 1 or more")
+        if self.memory_budget_gib is not None and self.memory_budget_gib <= 0:
+            raise ConfigError(
+                "inference.memory_budget_gib",
+                f"is {self.memory_budget_gib}",
+                "use the GiB of memory that prediction may take, such as 8",
+            )
+
+    def tiling(
+        self, shape: tuple[int, ...], patch_size: tuple[int, ...], stride: tuple[int, ...] | None
+    ) -> Tiling:
+        """Windows over an image; see `medseg.inference.tiling.tile`."""
+        return tile(shape, patch_size, overlap=self.overlap, stride=stride)
+
+    def batch(self, tiling: Tiling) -> int:
+        """Patches, mirrored ones counted, that are computed at once."""
+        # Small patches leave a device idle, large ones fill it by themselves.
+        return self.window_batch or max(1, min(32, 4 * 64**3 // int(np.prod(tiling.window))))
+
+    def mirrors(self, mirror_axes: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The axes that each pass over a window flips."""
+        return mirror_combinations(mirror_axes if self.tta == "mirror" else ())
 
     def logits(
         self,
@@ -69,62 +103,121 @@ class SlidingWindow:
             stride: extents the network takes are multiples of these, and windows may be larger than
                 the patch; None keeps them at the patch size.
         """
-        flat = len(patch_size) == 2
         shape = tuple(image.shape[1:])
-        if stride is not None:
-            patch_size = grown_window(shape, patch_size, stride)
-        window = (*patch_size, 1) if flat else patch_size
-        padded, margin = _pad(image, window)
-        importance = gaussian_importance(window, self.sigma).to(image.device)
-        total = torch.zeros((out_channels, *padded.shape[1:]), device=image.device)
-        weight = torch.zeros(padded.shape[1:], device=image.device)
-        mirrors = mirror_combinations(mirror_axes if self.tta == "mirror" else ())
-        # Small patches leave a device idle, large ones fill it by themselves.
-        batch = self.window_batch or max(
-            1, min(32, 4 * 64**3 // int(np.prod(window)) // len(mirrors))
+        tiling = self.tiling(shape, patch_size, stride)
+        result = torch.empty((out_channels, *shape), device=image.device)
+        planes = result.movedim(tiling.axis + 1, 1)
+        slabs = self.slabs(
+            network, image, tiling, out_channels=out_channels, mirror_axes=mirror_axes
         )
-        for corners in _batches(window_starts(padded.shape[1:], window, self.overlap), batch):
-            boxes = [
-                tuple(slice(a, a + n) for a, n in zip(corner, window, strict=True))
-                for corner in corners
-            ]
-            patches = torch.stack([padded[(slice(None), *box)] for box in boxes])
-            outputs = _mirrored(network, patches[..., 0] if flat else patches, mirrors)
-            if flat:
-                outputs = outputs[..., None]
-            for box, output in zip(boxes, outputs, strict=True):
-                total[(slice(None), *box)] += output * importance
-                weight[box] += importance
-        total /= weight
-        inner = tuple(slice(a, a + n) for a, n in zip(margin, shape, strict=True))
-        return total[(slice(None), *inner)]
+        for slab in slabs:
+            planes[:, slab.first : slab.first + slab.logits.shape[1]] = slab.logits
+        return result
+
+    def slabs(
+        self,
+        network: Network,
+        image: Tensor,
+        tiling: Tiling,
+        *,
+        out_channels: int,
+        mirror_axes: tuple[int, ...] = (),
+        batch: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        on_windows: Callable[[int], None] | None = None,
+    ) -> Iterator[Slab]:
+        """Logits in slabs along the tiling's axis, each given away once no window will touch it.
+
+        Args:
+            network, image, out_channels, mirror_axes: as for `logits`.
+            tiling: of the image.
+            batch: patches computed at once; by default as `batch` says.
+            dtype: that logits are added up in.
+            device: that they are added up on; by default the image's.
+            on_windows: told how many windows were computed, after each batch.
+        """
+        mirrors = self.mirrors(mirror_axes)
+        batch = batch or self.batch(tiling)
+        padded = _pad(image, tiling)
+        importance = gaussian_importance(tiling.window, self.sigma).to(image.device)
+        sums = _Sums(tiling, out_channels, importance, dtype=dtype, device=device or image.device)
+        layers = tiling.layers
+        at_once = max(1, batch // len(mirrors))
+        for n, (start, corners) in enumerate(layers):
+            for first in range(0, len(corners), at_once):
+                boxes = [_box(corner, tiling) for corner in corners[first : first + at_once]]
+                patches = torch.stack([padded[(slice(None), *box)] for box in boxes])
+                outputs = _mirrored(
+                    network, patches[..., 0] if tiling.is_flat else patches, mirrors, batch
+                )
+                sums.add(boxes, outputs[..., None] if tiling.is_flat else outputs)
+                del patches, outputs
+                if on_windows:
+                    on_windows(len(boxes))
+            stop = layers[n + 1][0] if n + 1 < len(layers) else tiling.padded[tiling.axis]
+            slab = sums.finish(start, stop)
+            if slab is not None:
+                yield slab
+            sums.drop(stop - start)
 
 
-def grown_window(
-    shape: tuple[int, ...], patch_size: tuple[int, ...], stride: tuple[int, ...]
-) -> tuple[int, ...]:
-    """The patch, stretched over the whole image along axes that hardly exceed it.
+class _Sums:
+    """Weighted logits of the planes that windows still touch; plane 0 is the last finished one."""
 
-    Two windows with half their voxels in common cost more than one over both, and the network sees
-    less of the surroundings.
-    """
-    window = []
-    for extent, size, step in zip(shape, patch_size, stride, strict=False):
-        whole = math.ceil(extent / step) * step
-        window.append(whole if size < whole <= MAX_GROWTH * size else size)
-    return tuple(window)
+    def __init__(
+        self,
+        tiling: Tiling,
+        channels: int,
+        importance: Tensor,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        self._tiling = tiling
+        self._importance = importance
+        self._total = torch.zeros((channels, *tiling.slab_shape), dtype=dtype, device=device)
+        self._weight = torch.zeros(tiling.slab_shape, device=device)
 
+    def add(self, boxes: Sequence[tuple[slice, ...]], outputs: Tensor) -> None:
+        """Adds logits (N, C, *window), float32, which are weighted in place."""
+        axis = self._tiling.axis
+        outputs *= self._importance
+        moved = outputs.movedim(axis + 2, 2).to(self._total.device)
+        weight = self._importance.movedim(axis, 0).to(self._total.device)
+        for box, output in zip(boxes, moved, strict=True):
+            place = (slice(1, None), *(part for a, part in enumerate(box) if a != axis))
+            self._total[(slice(None), *place)] += output
+            self._weight[place] += weight
 
-def window_starts(
-    shape: tuple[int, ...], window: tuple[int, ...], overlap: float
-) -> list[tuple[int, ...]]:
-    """First voxels of windows that cover the shape, evenly spread along each axis."""
-    axes = []
-    for extent, size in zip(shape, window, strict=True):
-        step = max(1, int(size * (1 - overlap)))
-        count = max(1, int(np.ceil((extent - size) / step)) + 1)
-        axes.append([round(n * (extent - size) / max(1, count - 1)) for n in range(count)])
-    return list(product(*axes))
+    def finish(self, start: int, stop: int) -> Slab | None:
+        """Logits of the planes of the padded image from `start` to `stop`, and the one before."""
+        tiling = self._tiling
+        for n in range(1, stop - start + 1):
+            # Plane by plane, so that nothing of the size of a slab is made.
+            self._total[:, n] = self._total[:, n].float() / self._weight[n]
+        axis = tiling.axis
+        margin, extent = tiling.margin[axis], tiling.shape[axis]
+        low = max(start - 1, margin) if start else margin
+        high = min(stop, margin + extent)
+        if high <= low:
+            return None
+        inner = tuple(
+            slice(tiling.margin[a], tiling.margin[a] + tiling.shape[a])
+            for a in range(3)
+            if a != axis
+        )
+        part = self._total[(slice(None), slice(low - start + 1, high - start + 1), *inner)]
+        return Slab(low - margin, part)
+
+    def drop(self, count: int) -> None:
+        """Forgets so many finished planes but the last."""
+        depth = self._total.shape[1]
+        for n in range(depth - count):
+            self._total[:, n] = self._total[:, n + count]
+            self._weight[n] = self._weight[n + count]
+        self._total[:, depth - count :] = 0
+        self._weight[depth - count :] = 0
 
 
 @lru_cache(maxsize=16)
@@ -148,32 +241,34 @@ def mirror_combinations(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
     return subsets
 
 
-def _mirrored(network: Network, patches: Tensor, mirrors: list[tuple[int, ...]]) -> Tensor:
-    """Mean logits over mirrored patches, all mirrors in one batch; (N, C, *P) to (N, out, *P)
-    float32.
+def _mirrored(
+    network: Network, patches: Tensor, mirrors: list[tuple[int, ...]], batch: int
+) -> Tensor:
+    """Mean logits over mirrored patches, as many at once as a batch holds; (N, C, *P) to
+    (N, out, *P) float32, which belongs to the caller.
     """
-    if len(mirrors) == 1:
-        return network(patches).float()
-    turned = torch.cat([torch.flip(patches, [axis + 2 for axis in axes]) for axes in mirrors])
-    outputs = network(turned).float().chunk(len(mirrors))
-    mean = outputs[0].clone()
-    for axes, output in zip(mirrors[1:], outputs[1:], strict=True):
-        mean += torch.flip(output, [axis + 2 for axis in axes])
-    return mean / len(mirrors)
+    mean: Tensor | None = None
+    at_once = max(1, batch // len(patches))
+    for first in range(0, len(mirrors), at_once):
+        group = mirrors[first : first + at_once]
+        turned = torch.cat([torch.flip(patches, [axis + 2 for axis in axes]) for axes in group])
+        outputs = network(turned).float().chunk(len(group))
+        for axes, output in zip(group, outputs, strict=True):
+            back = torch.flip(output, [axis + 2 for axis in axes]) if axes else output
+            mean = back if mean is None else mean.add_(back)
+    assert mean is not None
+    return mean.div_(len(mirrors)) if len(mirrors) > 1 else mean
 
 
-def _pad(image: Tensor, window: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-    """The image, with zeros around it where the window is larger, and the margin before it."""
-    missing = [max(0, size - extent) for size, extent in zip(window, image.shape[1:], strict=True)]
-    margin = tuple(gap // 2 for gap in missing)
-    if not any(missing):
-        return image, margin
+def _box(corner: tuple[int, ...], tiling: Tiling) -> tuple[slice, ...]:
+    return tuple(slice(a, a + n) for a, n in zip(corner, tiling.window, strict=True))
+
+
+def _pad(image: Tensor, tiling: Tiling) -> Tensor:
+    """The image, with zeros around it where the window is larger."""
     sides: list[int] = []
-    for before, gap in zip(reversed(margin), reversed(missing), strict=True):
-        sides += [before, gap - before]
-    return F.pad(image, sides), margin
-
-
-def _batches(items: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    for before, whole, extent in reversed(
+        list(zip(tiling.margin, tiling.padded, tiling.shape, strict=True))
+    ):
+        sides += [before, whole - extent - before]
+    return F.pad(image, sides) if any(sides) else image

@@ -67,17 +67,22 @@ def upsample_probabilities(
     shape: tuple[int, ...],
     *,
     activation: Callable[[Tensor], Tensor],
+    num_maps: int | None = None,
 ) -> NDArray[np.float32]:
-    """Probabilities (C, *shape), float32, of trilinearly interpolated logits.
+    """Probabilities (num_maps, *shape), float32, of trilinearly interpolated logits.
 
     Args:
         logits: (C, i, j, k) or (C, i, j).
         shape: wanted spatial shape; voxel edges coincide (`align_corners=False`).
-        activation: probabilities from logits, both (n, C, *S).
+        activation: probabilities (n, num_maps, *S) from logits (n, C, *S).
+        num_maps: by default C.
     """
     values = torch.as_tensor(logits)
     result = MapResult(
-        tuple(values.shape[1:]), shape, num_maps=int(values.shape[0]), measure=activation
+        tuple(values.shape[1:]),
+        shape,
+        num_maps=num_maps or int(values.shape[0]),
+        measure=activation,
     )
     result.add(0, values)
     return result.array

@@ -13,6 +13,8 @@ from medseg.bundle import ModelBundle
 from medseg.core.errors import BundleError, InputError, MedsegError
 from medseg.core.labels import LabelSet
 from medseg.core.volume import Volume
+from medseg.inference import predictor as predictor_module
+from medseg.inference.engines import SteadyEngine
 from medseg.inference.postprocess import Postprocess
 from medseg.inference.predictor import NetworkPredictor, mirror_axes_in_network
 from medseg.inference.sliding_window import SlidingWindow
@@ -111,6 +113,87 @@ def test_pictures_are_predicted_as_they_are_stored(predictor):
     )
 
     assert np.array_equal(perfect.predict_volume(one_hot(reference)).array, reference.array)
+
+
+@pytest.mark.parametrize("num_fitting", [2, 0])
+def test_running_out_of_gpu_memory_changes_nothing_but_the_time(
+    predictor, num_fitting, monkeypatch
+):
+    reference = phantoms.labelled_boxes(orientation="RAS")
+    perfect = predictor(
+        orientation="RAS",
+        spacing_mm=reference.geometry.spacing_mm,
+        inference=SlidingWindow(window_batch=8),
+    )
+    volume = one_hot(reference)
+    wanted = perfect.predict_volume(volume)
+    usual = perfect.engine.engine
+
+    class Full:
+        """A device whose memory holds some patches, and the sums of no slab."""
+
+        name, device, precision = "torch", "cpu", "32-true"
+
+        def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+            if len(patches) > num_fitting:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return usual(patches)
+
+        def on_cpu(self):
+            return usual
+
+    monkeypatch.setattr(perfect, "engine", SteadyEngine(Full()))
+
+    result = perfect.predict_volume(volume)
+
+    assert np.array_equal(result.array, wanted.array)
+    assert isinstance(perfect.engine.engine, Full) == (num_fitting > 0)
+
+
+def test_logits_are_added_up_on_the_cpu_where_the_gpu_cannot_hold_them(predictor, monkeypatch):
+    reference = phantoms.labelled_boxes(orientation="RAS")
+    perfect = predictor(orientation="RAS", spacing_mm=reference.geometry.spacing_mm)
+    monkeypatch.setattr(perfect, "device", "meta")  # stands for a GPU, which tests cannot count on
+    monkeypatch.setattr(predictor_module, "on_device", lambda image, device: image)
+    slabs = SlidingWindow.slabs
+
+    def on_a_small_gpu(self, *arguments, device, **options):
+        if device == "meta":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from slabs(self, *arguments, device=device, **options)
+
+    monkeypatch.setattr(SlidingWindow, "slabs", on_a_small_gpu)
+
+    result = perfect.predict_volume(one_hot(reference))
+
+    assert np.array_equal(result.array, reference.array)
+
+
+def test_progress_is_told_from_before_the_first_window_to_the_last(predictor):
+    reference = phantoms.labelled_boxes(orientation="RAS")
+    perfect = predictor(orientation="RAS", spacing_mm=reference.geometry.spacing_mm)
+    told = []
+    perfect.on_progress = told.append
+
+    perfect.predict_volume(one_hot(reference))
+
+    assert told[0].done == 0
+    assert told[-1].done == told[-1].total > 1
+    assert told[-1].expected_seconds == pytest.approx(told[-1].seconds)
+    assert told[0].memory.total > 0
+
+
+def test_a_budget_that_cannot_be_kept_is_said_before_anything_is_computed(predictor, monkeypatch):
+    reference = phantoms.labelled_boxes(orientation="RAS")
+    perfect = predictor(
+        orientation="RAS",
+        spacing_mm=reference.geometry.spacing_mm,
+        inference=SlidingWindow(memory_budget_gib=0.01),
+    )
+    monkeypatch.setattr(perfect, "engine", None)
+
+    with pytest.raises(MedsegError, match="memory_budget_gib allows"):
+        perfect.predict_volume(one_hot(reference))
 
 
 def test_mirroring_at_test_time_is_undone(predictor):

@@ -9,10 +9,9 @@ from medseg.core.errors import ConfigError
 from medseg.inference.sliding_window import (
     SlidingWindow,
     gaussian_importance,
-    grown_window,
     mirror_combinations,
-    window_starts,
 )
+from medseg.inference.tiling import grown_window, window_starts
 
 
 def twice(image: torch.Tensor) -> torch.Tensor:
@@ -160,6 +159,7 @@ def test_the_middle_of_a_window_counts_most_and_its_corner_still_counts():
         ({"overlap": 1.0}, "inference.overlap"),
         ({"overlap": -0.1}, "inference.overlap"),
         ({"window_batch": 0}, "inference.window_batch"),
+        ({"memory_budget_gib": 0}, "inference.memory_budget_gib"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(options, where):
@@ -194,3 +194,41 @@ def test_a_stretched_window_shows_the_network_the_whole_image_once():
     )
 
     assert seen == [(1, 1, 12, 8, 8)]
+
+
+@pytest.mark.parametrize("shape", [(20, 17, 41), (41, 9, 8), (4, 30, 3)])
+@pytest.mark.parametrize("patch_size", [(8, 8, 8), (8, 8)])
+def test_slabs_follow_each_other_and_come_as_soon_as_no_window_touches_them(shape, patch_size):
+    image = torch.from_numpy(numbers((1, *shape)))
+    inference = SlidingWindow()
+    tiling = inference.tiling(shape, patch_size, None)
+    axis = tiling.axis
+    whole = twice(image[None])[0].movedim(axis + 1, 1)
+    done = 0
+    stop = 0
+
+    def count(windows: int) -> None:
+        nonlocal done
+        done += windows
+
+    for slab in inference.slabs(twice, image, tiling, out_channels=2, on_windows=count):
+        # Each begins with the last plane of the one before.
+        assert slab.first == max(0, stop - 1)
+        stop = slab.first + slab.logits.shape[1]
+        layers = [layer for start, layer in tiling.layers if start - tiling.margin[axis] < stop]
+        assert done == sum(len(layer) for layer in layers)
+        torch.testing.assert_close(slab.logits, whole[:, slab.first : stop], atol=1e-5, rtol=1e-5)
+
+    assert stop == shape[axis]
+    assert done == len(tiling.starts)
+
+
+def test_logits_added_up_in_half_precision_differ_by_its_rounding():
+    image = torch.from_numpy(numbers((1, 20, 9, 8)))
+    inference = SlidingWindow()
+    tiling = inference.tiling((20, 9, 8), (8, 8, 8), None)
+
+    for slab in inference.slabs(twice, image, tiling, out_channels=2, dtype=torch.float16):
+        wanted = twice(image[None])[0][:, slab.first : slab.first + slab.logits.shape[1]]
+        assert slab.logits.dtype == torch.float16
+        torch.testing.assert_close(slab.logits.float(), wanted, atol=1e-2, rtol=1e-2)
