@@ -80,7 +80,7 @@ HELP: dict[str, HelpText] = {
         ),
     ),
     "predict": HelpText(
-        "segment images with a trained bundle",
+        "segment images with a trained bundle or a classical method",
         "Segments every volume below a folder: NIfTI, NRRD, MHA files or DICOM series. Each "
         "result lies on the grid of its input and is written as <case>.nii.gz, as DICOM-SEG, or "
         "both. A case that fails is reported and does not stop the others.",
@@ -97,6 +97,11 @@ HELP: dict[str, HelpText] = {
         ),
         (
             ("bundle=DIR", "folder of a trained model"),
+            (
+                "baseline=NAME",
+                "a classical method instead: otsu, kmeans, edges, superpixels ...",
+            ),
+            ("fit_on=DIR", "labelled cases that a baseline's parameters are chosen on"),
             ("source.folder=DIR", "images to segment"),
             ("output=[nifti,dicom_seg]", "formats to write; put quotes around it"),
             ("output.nifti.probabilities=true", "also write the probability of each label"),

@@ -1,4 +1,4 @@
-"""`medseg predict`: every case below a folder through a bundle, to files."""
+"""`medseg predict`: every case below a folder through a bundle or a baseline, to files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
-from medseg.bundle import ModelBundle
 from medseg.cli.console import console, counting
+from medseg.cli.predictors import Algorithm, choose_predictor
 from medseg.config.build import accepts, build
 from medseg.config.compose import quoted
 from medseg.core.errors import ConfigError, InputError, OutputError
 from medseg.core.identity import Case
 from medseg.core.protocols import Source, Writer
 from medseg.inference.cases import CaseOutcome, predict_cases
-from medseg.inference.predictor import NetworkPredictor
 
 
 def run(cfg: DictConfig) -> int:
@@ -40,22 +39,20 @@ def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
     """Predicts and writes every case that the source finds; images that cannot be read rightly are
     outcomes with an error.
     """
-    bundle = ModelBundle.load(cfg.bundle)
-    if bundle.notice:
-        console.print(bundle.notice, style="bold yellow", markup=False)
-    extra = {"num_channels": bundle.num_channels} if accepts(cfg.source, "num_channels") else {}
+    chosen = choose_predictor(cfg)
+    if chosen.notice:
+        console.print(chosen.notice, style="bold yellow", markup=False)
+    counts_channels = chosen.num_channels is not None and accepts(cfg.source, "num_channels")
+    extra = {"num_channels": chosen.num_channels} if counts_channels else {}
     source: Source = build(cfg.source, **extra)
     cases = source.cases()
     if not cases:
         raise InputError("source.folder", "holds no images", "set source.folder=<folder of images>")
     _require_apart(cases, Path(cfg.paths.output))
-    writers = build_writers(cfg.get("output"), bundle)
-    predictor = NetworkPredictor(
-        bundle, inference=build(cfg.inference), postprocess=build(cfg.postprocess)
-    )
+    writers = build_writers(cfg.get("output"), chosen.algorithm)
     with counting("predicting", len(cases)) as step:
         outcomes = predict_cases(
-            predictor,
+            chosen.make(),
             cases,
             writers=writers,
             folder=Path(cfg.paths.output),
@@ -65,16 +62,16 @@ def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
     return outcomes + [CaseOutcome(error.where, error=error) for error in refused]
 
 
-def build_writers(output: DictConfig | None, bundle: ModelBundle) -> list[Writer]:
-    """One writer per chosen output; those that name the algorithm are told the bundle."""
+def build_writers(output: DictConfig | None, algorithm: Algorithm) -> list[Writer]:
+    """One writer per chosen output; those that name the algorithm are told the bundle's name."""
     if not output:
         raise ConfigError(
             "output", "names no format", "set output=[nifti] or output=[nifti,dicom_seg]"
         )
     facts: dict[str, Any] = {
-        "algorithm_name": bundle.name,
-        "algorithm_version": bundle.version,
-        "bundle_sha256": bundle.sha256,
+        "algorithm_name": algorithm.name,
+        "algorithm_version": algorithm.version,
+        "bundle_sha256": algorithm.sha256,
     }
     return [
         build(node, **{key: value for key, value in facts.items() if accepts(node, key)})
@@ -83,12 +80,16 @@ def build_writers(output: DictConfig | None, bundle: ModelBundle) -> list[Writer
 
 
 def predict(
-    bundle: str | Path, source: str | Path, *, output: str | Path, overrides: Sequence[str] = ()
+    bundle: str | Path | None,
+    source: str | Path,
+    *,
+    output: str | Path,
+    overrides: Sequence[str] = (),
 ) -> list[CaseOutcome]:
     """Predicts a folder as `python -m medseg predict` does.
 
     Args:
-        bundle: folder of the model.
+        bundle: folder of the model; None where `overrides` name a baseline.
         source: folder or file with images.
         output: folder for the results.
         overrides: further options as on the command line, such as "output=[nifti,dicom_seg]".
@@ -102,7 +103,8 @@ def predict(
     """
     from medseg.config.check import load_config
 
-    cfg = load_config("predict", [f"bundle={quoted(bundle)}", *overrides])
+    named = [] if bundle is None else [f"bundle={quoted(bundle)}"]
+    cfg = load_config("predict", [*named, *overrides])
     with open_dict(cfg):
         cfg.source.folder = str(source)
         cfg.paths.output = str(output)

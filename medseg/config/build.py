@@ -25,9 +25,9 @@ from medseg.core.errors import ConfigError, MedsegError
 # packages are not listed, because they hold functions that load code or unpickle files (torch.hub,
 # torch.load, monai.bundle).
 ALLOWED_PACKAGES: tuple[str, ...] = (
-    "medseg.core", "medseg.data", "medseg.inference", "medseg.losses", "medseg.metrics",
-    "medseg.models", "medseg.reports", "medseg.sources", "medseg.tasks", "medseg.training",
-    "medseg.transforms", "medseg.writers",
+    "medseg.baselines", "medseg.core", "medseg.data", "medseg.inference", "medseg.losses",
+    "medseg.metrics", "medseg.models", "medseg.reports", "medseg.sources", "medseg.tasks",
+    "medseg.training", "medseg.transforms", "medseg.writers",
     "monai.inferers", "monai.losses", "monai.metrics", "monai.networks", "monai.optimizers",
     "torch.nn", "torch.optim",
     "lightning.pytorch.callbacks", "lightning.pytorch.loggers", "lightning.pytorch.plugins",

@@ -44,17 +44,20 @@ class Train(Command):
 class Predict(Command):
     """Values at the top of conf/predict.yaml."""
 
-    bundle: str
+    bundle: str | None
+    fit_on: str | None
 
 
 class Evaluate(Command):
     """Values at the top of conf/evaluate.yaml."""
 
-    predictions: str
+    predictions: str | list[str]
     references: str
     bundle: str | None
     labels: dict[str, Any] | None
     allow_missing: bool
+    images: str | None
+    groups: str | None
     metrics: dict[str, Any]
 
 

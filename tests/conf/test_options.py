@@ -32,6 +32,7 @@ GIVEN = {
 # Where the classes of a group live; the groups left out hold values or overrides.
 HOMES = {
     "augment": ("medseg.transforms.",),
+    "baseline": ("medseg.baselines.",),
     "callbacks": ("medseg.training.", "lightning.pytorch.callbacks."),
     "data": ("medseg.data.", "medseg.sources."),
     "inference": ("medseg.inference.",),
