@@ -68,7 +68,7 @@ def _dispatch(words: list[str]) -> int:
     command, rest = words[0], words[1:]
     if command not in HELP:
         return _unknown_command(command)
-    flags = _parse_flags(command, rest)
+    flags = _parse_flags(command, _named(command, rest))
     if flags.help:
         print(command_help(command))
         return OK
@@ -87,6 +87,16 @@ def _unknown_command(command: str) -> int:
         remedy = f"there are: {', '.join(HELP)}"
     print(f"medseg has no command '{command}'; {remedy}", file=sys.stderr)
     return USAGE
+
+
+def _named(command: str, words: list[str]) -> list[str]:
+    """The words of `jobs list` and `jobs show NAME` as options, as all other commands have them."""
+    options = ("action", "job") if command == "jobs" else ()
+    named = []
+    for place, word in enumerate(words):
+        is_bare = place < len(options) and "=" not in word and not word.startswith("-")
+        named.append(f"{options[place]}={word}" if is_bare else word)
+    return named
 
 
 class _Parser(argparse.ArgumentParser):

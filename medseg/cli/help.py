@@ -109,6 +109,91 @@ HELP: dict[str, HelpText] = {
             ("paths.output=DIR", "where results go"),
         ),
     ),
+    "batch": HelpText(
+        "segment a tree of DICOM studies, with a ledger of what became of each",
+        "Takes every folder and archive in source.folder for a study, reads it in a process of "
+        "its own, segments its series and writes the results. A study that cannot be read is set "
+        "aside with a code and a sentence, and the others go on. The ledger survives kill -9: "
+        "the same command goes on where it was stopped, and repeats nothing.",
+        (
+            (
+                "Segment all studies below a folder",
+                "batch bundle=bundles/liver source.folder=/data/studies \\\n"
+                "      paths.output=/data/results paths.ledger=/var/lib/medseg/ledger.sqlite",
+            ),
+            (
+                "Two models, each for its own series",
+                "batch bundle=null source.folder=/data/studies \\\n"
+                "      '+models.liver={bundle: bundles/liver, modality: [CT]}' \\\n"
+                "      '+models.prostate={bundle: bundles/prostate, description: t2}'",
+            ),
+        ),
+        (
+            ("bundle=DIR", "folder of a trained model"),
+            ("source.folder=DIR", "studies: one folder or archive each"),
+            ("output=[dicom_seg,dicom_sr]", "formats to write; put quotes around it"),
+            ("paths.output=DIR", "where results go"),
+            ("paths.ledger=FILE", "what became of each study; on a disk of this machine"),
+            ("executor.disk_reserve_gb=N", "wait while less room is left"),
+        ),
+    ),
+    "serve": HelpText(
+        "segment studies as they come, and send the results back",
+        "Takes studies from a folder, by C-STORE as a DICOM node, or from a DICOMweb archive, "
+        "segments them as batch does, and sends the results to an archive, which is asked "
+        "whether it has each. Nothing is acknowledged before it is on the disk; what is not "
+        "finished when the program ends goes on when it is started again. SIGTERM stops it. "
+        "docs/hospital.md tells how to set it up.",
+        (
+            (
+                "Studies put into a folder",
+                "serve service=watch_folder service.folder=/data/inbox bundle=bundles/liver",
+            ),
+            (
+                "A DICOM node that sends results back to the archive",
+                "serve service=dicom_node bundle=bundles/liver \\\n"
+                "      destination=dicom destination.ae_title=PACS destination.host=10.0.3.2",
+            ),
+            (
+                "CT studies of the last three days from a DICOMweb archive",
+                "serve service=dicomweb service.url=https://pacs/wado bundle=bundles/liver \\\n"
+                "      '+service.query.ModalitiesInStudy=CT' destination=dicomweb \\\n"
+                "      destination.url=https://pacs/wado",
+            ),
+        ),
+        (
+            ("service=NAME", "watch_folder, dicom_node or dicomweb"),
+            ("destination=NAME", "none, dicom or dicomweb: where results are sent"),
+            ("bundle=DIR", "folder of a trained model"),
+            ("paths.ledger=FILE", "what became of each study; on a disk of this machine"),
+            ("health_port=N", "of /healthz, /readyz, /metrics and the status page"),
+        ),
+    ),
+    "jobs": HelpText(
+        "look into the ledger of batch and services, and try jobs again",
+        "Lists jobs with their state (received, leased, predicted, written, sent, done, "
+        "quarantined), shows one with the reason it was set aside, lets quarantined ones be tried "
+        "again, or exports list, audit trail and a copy of the ledger.",
+        (
+            ("What is where", "jobs list paths.ledger=ledger.sqlite"),
+            (
+                "What was set aside, for programs",
+                "jobs list paths.ledger=ledger.sqlite 'states=[quarantined]' format=json",
+            ),
+            ("One job in full", "jobs show study_0a1b2c3d4e5f paths.ledger=ledger.sqlite"),
+            (
+                "Try again what was set aside for a code",
+                "jobs retry code=E_SLICE_GAP paths.ledger=ledger.sqlite",
+            ),
+        ),
+        (
+            ("list, show, retry, export", "what to do; the first word"),
+            ("paths.ledger=FILE", "the ledger"),
+            ("format=table", "or json or csv"),
+            ("job=NAME  code=CODE  all=true", "which jobs to try again"),
+            ("paths.output=DIR", "where export writes"),
+        ),
+    ),
     "evaluate": HelpText(
         "score segmentations against references",
         "Compares two folders of label maps case by case: Dice, IoU, surface Dice, 95 % Hausdorff "
@@ -227,7 +312,7 @@ More:
   eval "$(medseg -sc install=bash)"      completion of commands and options in bash and zsh
 
 Exit codes: 0 done; 1 an error, explained in one message; 2 wrong usage; 3 some cases failed,
-the others are done; 130 stopped with Ctrl-C."""
+the others are done; 130 stopped with Ctrl-C, 143 with SIGTERM."""
 
 
 def command_help(command: str) -> str:

@@ -26,7 +26,8 @@ from medseg.core.errors import ConfigError, MedsegError
 # torch.load, monai.bundle).
 ALLOWED_PACKAGES: tuple[str, ...] = (
     "medseg.baselines", "medseg.core", "medseg.data", "medseg.inference", "medseg.losses",
-    "medseg.metrics", "medseg.models", "medseg.reports", "medseg.sources", "medseg.tasks",
+    "medseg.metrics", "medseg.models", "medseg.reports", "medseg.services", "medseg.sources",
+    "medseg.tasks",
     "medseg.training", "medseg.transforms", "medseg.writers",
     "monai.inferers", "monai.losses", "monai.metrics", "monai.networks", "monai.optimizers",
     "torch.nn", "torch.optim",

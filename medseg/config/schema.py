@@ -23,6 +23,13 @@ class Paths(Section):
     output: str
 
 
+class ServicePaths(Paths):
+    """Where batch and services keep the ledger, and what is on its way."""
+
+    ledger: str
+    work: str | None
+
+
 class Command(Section):
     """What every command has."""
 
@@ -46,6 +53,41 @@ class Predict(Command):
 
     bundle: str | None
     fit_on: str | None
+
+
+class Batch(Command):
+    """Values at the top of conf/batch.yaml."""
+
+    paths: ServicePaths
+    bundle: str | None
+    models: dict[str, Any]
+    device: Literal["cpu", "cuda"] | None
+
+
+class Serve(Batch):
+    """Values at the top of conf/serve.yaml."""
+
+    on_gap: Literal["refuse", "resample"]
+    trust_positions: bool
+    max_open: Annotated[int, Field(ge=1)]
+    health_host: str
+    health_port: Annotated[int, Field(ge=0, le=65535)] | None
+    num_overlays: Annotated[int, Field(ge=0, le=100)]
+    keep_days: Annotated[float, Field(ge=0)]
+
+
+class Jobs(Command):
+    """Values at the top of conf/jobs.yaml."""
+
+    paths: ServicePaths
+    action: Literal["list", "show", "retry", "export"]
+    format: Literal["table", "json", "csv"]
+    states: list[
+        Literal["received", "leased", "predicted", "written", "sent", "done", "quarantined"]
+    ]
+    job: list[str] | str | None
+    all: bool
+    code: str
 
 
 class Evaluate(Command):
@@ -98,6 +140,9 @@ SCHEMAS: dict[str, type[Command]] = {
     "train": Train,
     "prepare": Train,
     "predict": Predict,
+    "batch": Batch,
+    "serve": Serve,
+    "jobs": Jobs,
     "evaluate": Evaluate,
     "ensemble": Ensemble,
     "doctor": Doctor,
@@ -133,6 +178,9 @@ SUPPLIED: dict[str, dict[str, frozenset[str]]] = {
     "train": _TRAIN_SUPPLIED,
     "prepare": _TRAIN_SUPPLIED,
     "predict": {},
+    "batch": {},
+    "serve": {},
+    "jobs": {},
     "evaluate": {},
     "ensemble": {},
     "doctor": {"model": frozenset({"in_channels", "out_channels"})},

@@ -91,7 +91,6 @@ class DicomIndex:
     segmentations: tuple[Path, ...] = ()
 
 
-@quiet()
 def index_folder(
     path: str | Path, *, on_gap: str = "refuse", trust_positions: bool = False
 ) -> DicomIndex:
@@ -111,9 +110,18 @@ def index_folder(
     Raises:
         InputError: the path cannot be opened, or is a broken or hostile archive.
     """
+    return index_files(
+        find_files(Path(path)), Path(path), on_gap=on_gap, trust_positions=trust_positions
+    )
+
+
+@quiet()
+def index_files(
+    files: Files, path: Path, *, on_gap: str = "refuse", trust_positions: bool = False
+) -> DicomIndex:
+    """As `index_folder`, of files that were found below a path."""
     if on_gap not in ("refuse", "resample"):
         raise InputError("on_gap", f"is '{on_gap}'", "use 'refuse' or 'resample'", code="E_OPTION")
-    files = find_files(Path(path))
     headers, broken, left_out = _read_all(files)
     left_out += [LeftOut(skipped, reason) for skipped, reason in files.skipped]
     images, others = select_images(headers)
@@ -146,9 +154,7 @@ def index_folder(
     drawn = sorted(h.path for h in headers if h.text("SOPClassUID") in SEGMENTATIONS)
     left_out = [LeftOut(Path(files.names.get(o.path, o.path)), o.reason) for o in left_out]
     left_out.sort(key=lambda item: item.path)
-    return DicomIndex(
-        Path(path), tuple(volumes), tuple(refused), tuple(left_out), files, tuple(drawn)
-    )
+    return DicomIndex(path, tuple(volumes), tuple(refused), tuple(left_out), files, tuple(drawn))
 
 
 @quiet()

@@ -61,7 +61,6 @@ def predict_cases(
         on_done: called after each case.
     """
     outcomes = []
-    wants_shares = any("probabilities" in _taken(writer) for writer in writers)
     for case, image in _read_ahead(cases):
         start = time.monotonic()
         paths: list[Path] = []
@@ -70,22 +69,14 @@ def predict_cases(
         try:
             if isinstance(image, MedsegError):
                 raise image
-            given = replace(case, read_image=partial(_given, image))
-            shares: ProbabilityMap | None = None
-            if wants_shares:
-                result, shares = predictor.predict_with_probabilities(given)
-            else:
-                result = predictor.predict(given)
-            for writer in writers:
-                for kind in _taken(writer):
-                    chosen = shares if kind == "probabilities" else result
-                    assert chosen is not None
-                    paths += writer.write(chosen, case, folder=folder)
-            del shares
+            segmented = segment(predictor, with_image(case, image), writers=writers)
+            result = segmented.label_map
+            paths = write_segmented(segmented, case, writers=writers, folder=folder)
+            del segmented
         except MedsegError as problem:
             error = problem
         except Exception as problem:
-            error = _unexpected(case, problem)
+            error = unexpected_error(case, problem)
         outcome = CaseOutcome(
             case.key,
             tuple(paths),
@@ -101,6 +92,39 @@ def predict_cases(
     return outcomes
 
 
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """What a predictor gave for a case: the label map, and probabilities if a writer takes them."""
+
+    label_map: LabelMap
+    probabilities: ProbabilityMap | None = None
+
+
+def with_image(case: Case, image: Volume) -> Case:
+    """The case with an image that has been read already."""
+    return replace(case, read_image=partial(_given, image))
+
+
+def segment(predictor: Predictor, case: Case, *, writers: Sequence[Writer]) -> Segmented:
+    """What the writers need of a case, from one run of the predictor."""
+    if any("probabilities" in _taken(writer) for writer in writers):
+        return Segmented(*predictor.predict_with_probabilities(case))
+    return Segmented(predictor.predict(case))
+
+
+def write_segmented(
+    segmented: Segmented, case: Case, *, writers: Sequence[Writer], folder: Path
+) -> list[Path]:
+    """Has every writer write what it takes below a folder; the files, in the writers' order."""
+    paths: list[Path] = []
+    for writer in writers:
+        for kind in _taken(writer):
+            chosen = segmented.probabilities if kind == "probabilities" else segmented.label_map
+            assert chosen is not None
+            paths += writer.write(chosen, case, folder=folder)
+    return paths
+
+
 def _taken(writer: Writer) -> tuple[ResultKind, ...]:
     return writer.takes if isinstance(writer, ChoosesResults) else ("label_map",)
 
@@ -109,7 +133,7 @@ def _given(image: Volume) -> Volume:
     return image
 
 
-def _unexpected(case: Case, problem: Exception) -> MedsegError:
+def unexpected_error(case: Case, problem: Exception) -> MedsegError:
     """What is told of an error that no code foresaw: never its text, which may hold a patient's
     name.
     """
@@ -138,7 +162,7 @@ def _read_ahead(cases: Sequence[Case]) -> Iterator[tuple[Case, Volume | MedsegEr
         except MedsegError as error:
             return error
         except Exception as error:
-            return _unexpected(case, error)
+            return unexpected_error(case, error)
 
     with ThreadPoolExecutor(1) as pool:
         futures = [pool.submit(read, case) for case in cases[:1]]

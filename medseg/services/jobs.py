@@ -83,13 +83,18 @@ class Job:
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job to be received; see `Job`."""
+    """A job to be received; see `Job`.
+
+    Args:
+        recipe: hash of the models and options that it is for; only workers that have them lease it.
+    """
 
     kind: Kind
     key: str
     name: str
     source: Mapping[str, Any]
     model: str = ""
+    recipe: str = ""
 
 
 class LedgerError(MedsegError):

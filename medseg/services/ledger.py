@@ -16,13 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from medseg import __version__
+from medseg.services.audit import FIRST, chained
 from medseg.services.jobs import (
     HELD,
     OPEN,
     STATES,
     Job,
     LeaseLostError,
-    LedgerError,
     NewJob,
     Result,
     State,
@@ -104,18 +105,25 @@ class Ledger:
         with self.transaction() as connection:
             return self._insert(connection, job, None, not_before) is not None
 
-    def lease(self, owner: str, *, lease_s: float) -> Job | None:
+    def lease(
+        self, owner: str, *, lease_s: float, recipes: Sequence[str] | None = None
+    ) -> Job | None:
         """The next job to work on, now owned by `owner`; None if there is none at the moment.
 
         Jobs that were tried before come after fresh ones, so that one that ends its worker holds
         up nobody.
+
+        Args:
+            owner: see `ownership.new_owner`.
+            lease_s: how long it is the owner's without being renewed.
+            recipes: only jobs that are for one of these; None for any.
         """
         now = self.clock()
         with self.transaction() as connection:
             row = connection.execute(
                 "SELECT id FROM jobs WHERE state = 'received' AND not_before <= ? "
-                "ORDER BY attempts, id LIMIT 1",
-                (now,),
+                f"AND {_of_recipes(recipes)} ORDER BY attempts, id LIMIT 1",
+                (now, *(recipes or ())),
             ).fetchone()
             if row is None:
                 return None
@@ -138,29 +146,45 @@ class Ledger:
     def recover(self) -> int:
         """Takes jobs back whose lease has run out or whose worker is gone; how many."""
         now = self.clock()
-        held = self.query(f"SELECT id, token, owner, lease_until FROM jobs WHERE {_in(HELD)}")
+        held = self.query(f"SELECT id, token, owner, lease_until, key FROM jobs WHERE {_in(HELD)}")
         lost = [row for row in held if row[3] <= now or has_ended(row[2])]
         count = 0
-        for number, token, _, _ in lost:
+        for number, token, _, _, key in lost:
             with self.transaction() as connection:
-                count += connection.execute(
+                changed = connection.execute(
                     "UPDATE jobs SET state = 'received', owner = '', token = token + 1, "
                     "attempts = attempts + 1, updated_at = ? "
                     f"WHERE id = ? AND token = ? AND {_in(HELD)}",
                     (now, number, token),
                 ).rowcount
+                if changed:
+                    self.record(connection, key, "recovered", {})
+                count += changed
         return count
 
     # Steps of a worker that holds the lease
 
     def predicted(self, job: Job) -> None:
         """Records that the result is known, though not yet written."""
-        self._step(job, "state = 'predicted'", ())
+        self._step(job, "state = 'predicted'", (), event="")
 
-    def written(self, job: Job, results: Sequence[Result], *, deliver: bool, note: str) -> None:
-        """Records the files of a job; with `deliver` those that are DICOM wait to be sent.
+    def written(
+        self,
+        job: Job,
+        results: Sequence[Result],
+        *,
+        deliver: bool,
+        note: str = "",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Records the files of a job. One without anything to send is done.
 
-        A job without anything to send is done.
+        Args:
+            job: held by this worker.
+            results: its files.
+            deliver: those that are DICOM wait to be sent.
+            note: for people.
+            details: for the audit trail, such as hashes of model and options.
         """
         outgoing = [result for result in results if result.sop_instance_uid] if deliver else []
         with self.transaction() as connection:
@@ -168,6 +192,12 @@ class Ledger:
                 job,
                 "state = ?, results = ?, note = ?, owner = ''",
                 ("written" if outgoing else "done", _results_text(results), note),
+                event="written" if outgoing else "done",
+                details={
+                    **(details or {}),
+                    "note": note,
+                    "results": [result.sha256 for result in results],
+                },
             )
             connection.executemany(
                 "INSERT OR IGNORE INTO deliveries (job, path, result, state) "
@@ -187,6 +217,8 @@ class Ledger:
                 job,
                 "state = 'done', owner = '', num_children = ?, note = ?",
                 (sum(number is not None for number in added), note),
+                event="split",
+                details={"series": [child.key for child in children], "note": note},
             )
         return sum(number is not None for number in added)
 
@@ -196,6 +228,8 @@ class Ledger:
             job,
             "state = 'quarantined', owner = '', code = ?, sentence = ?, place = ?",
             (code, sentence, place),
+            event="quarantined",
+            details={"code": code},
         )
 
     def add_quarantined(
@@ -210,6 +244,7 @@ class Ledger:
                     "WHERE id = ?",
                     (code, sentence, place, number),
                 )
+                self.record(connection, child.key, "quarantined", {"code": code})
 
     def give_back(self, job: Job, *, delay_s: float = 0.0, counts: bool = False) -> None:
         """Puts a job back among those received.
@@ -223,9 +258,18 @@ class Ledger:
             job,
             "state = 'received', owner = '', not_before = ?, attempts = attempts + ?",
             (self.clock() + delay_s, int(counts)),
+            event="given back",
         )
 
-    def _step(self, job: Job, change: str, values: Sequence[Any]) -> None:
+    def _step(
+        self,
+        job: Job,
+        change: str,
+        values: Sequence[Any],
+        *,
+        event: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         with self.transaction() as connection:
             changed = connection.execute(
                 f"UPDATE jobs SET {change}, updated_at = ? "
@@ -236,58 +280,23 @@ class Ledger:
                 raise LeaseLostError(
                     job.name, "is worked on by another, as this lease has run out", ""
                 )
+            if event:
+                self.record(connection, job.key, event, details or {})
 
-    # What people do
-
-    def retry(self, names: Sequence[str] | None, *, code: str = "") -> list[str]:
-        """Lets quarantined jobs be tried again.
+    def jobs(self, *, states: Sequence[State] = STATES, name: str = "") -> list[Job]:
+        """Jobs in the order they were received.
 
         Args:
-            names: which; None for all.
-            code: only those quarantined for this reason; "" for any.
-
-        Returns:
-            Names of the jobs put back.
+            states: which.
+            name: only those of this name or key, or whose key begins with it (8 characters at
+                least).
         """
-        chosen = [
-            job
-            for job in self.jobs(states=("quarantined",))
-            if (names is None or job.name in names or job.key in names)
-            and (not code or job.code == code)
-        ]
-        with self.transaction() as connection:
-            for job in chosen:
-                sent = connection.execute(
-                    "UPDATE deliveries SET state = 'waiting', attempts = 0, not_before = 0, "
-                    "reason = '' WHERE job = ? AND state = 'refused'",
-                    (job.id,),
-                ).rowcount
-                connection.execute(
-                    "UPDATE jobs SET state = ?, code = '', sentence = '', place = '', "
-                    "attempts = 0, not_before = 0, updated_at = ? "
-                    "WHERE id = ? AND state = 'quarantined'",
-                    ("written" if sent else "received", self.clock(), job.id),
-                )
-        return [job.name for job in chosen]
-
-    def jobs(self, *, states: Sequence[State] = STATES) -> list[Job]:
-        """Jobs in the order they were received."""
-        return [_job(row) for row in self.query(f"{_selection()} WHERE {_in(states)} ORDER BY id")]
-
-    def find(self, name: str) -> Job:
-        """The job of a name or key (or the beginning of a key, of 8 characters at least).
-
-        Raises:
-            LedgerError: there is none, or several.
-        """
-        rows = self.query(
-            f"{_selection()} WHERE name = ? OR key = ? OR (length(?) >= 8 AND key GLOB ? || '*')",
-            (name, name, name, "".join(c for c in name if c.isalnum())),
-        )
-        if len(rows) != 1:
-            what = f"holds {len(rows)} jobs called '{name}'"
-            raise LedgerError(self.path, what, "see python -m medseg jobs list")
-        return _job(rows[0])
+        condition, values = _in(states), []
+        if name:
+            condition += " AND (name = ? OR key = ? OR (length(?) >= 8 AND substr(key, 1, ?) = ?))"
+            values = [name, name, name, len(name), name]
+        rows = self.query(f"{_selection()} WHERE {condition} ORDER BY id", values)
+        return [_job(row) for row in rows]
 
     def counts(self) -> dict[State, int]:
         """Jobs in each state; studies that were split are counted by their parts."""
@@ -299,9 +308,12 @@ class Ledger:
         )
         return {state: int(found.get(state, 0)) for state in STATES}
 
-    def num_open(self) -> int:
-        """Jobs that are neither done nor quarantined."""
-        return int(self.query(f"SELECT count(*) FROM jobs WHERE {_in(OPEN)}")[0][0])
+    def num_open(
+        self, *, states: Sequence[State] = OPEN, recipes: Sequence[str] | None = None
+    ) -> int:
+        """Jobs that are neither done nor quarantined, or in the given states."""
+        text = f"SELECT count(*) FROM jobs WHERE {_in(states)} AND {_of_recipes(recipes)}"
+        return int(self.query(text, recipes or ())[0][0])
 
     def _insert(
         self, connection: sqlite3.Connection, job: NewJob, parent: int | None, not_before: float
@@ -314,25 +326,55 @@ class Ledger:
             name = f"{name}_{job.key[:12]}"
         now = self.clock()
         added = connection.execute(
-            "INSERT INTO jobs (key, kind, name, parent, state, model, source, not_before, "
-            "received_at, updated_at) VALUES (?, ?, ?, ?, 'received', ?, ?, ?, ?, ?)",
+            "INSERT INTO jobs (key, kind, name, parent, state, model, recipe, source, not_before, "
+            "received_at, updated_at) VALUES (?, ?, ?, ?, 'received', ?, ?, ?, ?, ?, ?)",
             (
                 job.key,
                 job.kind,
                 name,
                 parent,
                 job.model,
-                json.dumps(job.source),
+                job.recipe,
+                json.dumps(job.source, sort_keys=True),
                 not_before,
                 now,
                 now,
             ),
         )
+        self.record(connection, job.key, "received", {"kind": job.kind, "model": job.model})
         return added.lastrowid
+
+    def record(
+        self, connection: sqlite3.Connection, key: str, event: str, details: Mapping[str, Any]
+    ) -> None:
+        """Adds an event to the audit trail, as a part of the change that it tells of."""
+        last = connection.execute("SELECT hash FROM events ORDER BY id DESC LIMIT 1").fetchone()
+        line, digest = chained(
+            FIRST if last is None else last[0],
+            {
+                "at": round(self.clock(), 3),
+                "job": key,
+                "event": event,
+                "by": f"medseg {__version__}",
+                **{name: value for name, value in details.items() if value not in ("", None)},
+            },
+        )
+        connection.execute("INSERT INTO events (line, hash) VALUES (?, ?)", (line, digest))
+
+    def events(self, *, after: int = 0, limit: int = 1000) -> list[str]:
+        """Lines of the audit trail behind the first `after`."""
+        rows = self.query(
+            "SELECT line FROM events WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+        )
+        return [row[0] for row in rows]
 
 
 def _in(states: Sequence[State]) -> str:
     return f"state IN ({', '.join(repr(str(state)) for state in states)})"
+
+
+def _of_recipes(recipes: Sequence[str] | None) -> str:
+    return "true" if recipes is None else f"recipe IN ({', '.join('?' * len(recipes))})"
 
 
 def _selection() -> str:

@@ -21,6 +21,7 @@ CREATE TABLE jobs (
     parent INTEGER REFERENCES jobs (id),
     state TEXT NOT NULL CHECK (state IN ({", ".join(f"'{state}'" for state in STATES)})),
     model TEXT NOT NULL DEFAULT '',
+    recipe TEXT NOT NULL DEFAULT '',
     owner TEXT NOT NULL DEFAULT '',
     token INTEGER NOT NULL DEFAULT 0,
     lease_until REAL NOT NULL DEFAULT 0,
@@ -50,6 +51,11 @@ CREATE TABLE deliveries (
     attempts INTEGER NOT NULL DEFAULT 0,
     reason TEXT NOT NULL DEFAULT '',
     UNIQUE (job, path)
+) STRICT;
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    line TEXT NOT NULL,
+    hash TEXT NOT NULL
 ) STRICT;
 CREATE INDEX deliveries_by_state ON deliveries (state, not_before);
 """

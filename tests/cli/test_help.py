@@ -8,7 +8,10 @@ import pytest
 from medseg.cli.help import HELP
 
 HEAVY = ("torch", "monai", "lightning", "hydra", "omegaconf", "numpy", "rich", "pydantic")
-COMMANDS = ("train", "prepare", "predict", "evaluate", "ensemble", "doctor", "phantom")
+COMMANDS = (
+    "train", "prepare", "predict", "batch", "serve", "jobs", "evaluate", "ensemble", "doctor",
+    "phantom",
+)  # fmt: skip
 
 
 def medseg(*words, **options):

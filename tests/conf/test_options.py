@@ -16,15 +16,23 @@ from medseg.config.check import check
 from medseg.config.compose import compose, conf_dir, groups
 from medseg.config.schema import SCHEMAS
 
-COMMANDS = ("train", "prepare", "predict", "evaluate", "ensemble", "doctor", "phantom")
+COMMANDS = (
+    "train", "prepare", "predict", "batch", "serve", "jobs", "evaluate", "ensemble", "doctor",
+    "phantom",
+)  # fmt: skip
 
 # The only values that a person must give; any path will do, since nothing is read while checking.
 GIVEN = {
     "bundle",
     "data.source.folder",
+    "destination.ae_title",
+    "destination.host",
+    "destination.url",
     "folds",
     "predictions",
     "references",
+    "service.folder",
+    "service.url",
     "source.folder",
     "source.path",
 }
@@ -35,6 +43,8 @@ HOMES = {
     "baseline": ("medseg.baselines.",),
     "callbacks": ("medseg.training.", "lightning.pytorch.callbacks."),
     "data": ("medseg.data.", "medseg.sources."),
+    "destination": ("medseg.services.",),
+    "executor": ("medseg.services.",),
     "inference": ("medseg.inference.",),
     "loader": ("medseg.data.",),
     "logger": ("lightning.pytorch.loggers.",),
@@ -45,6 +55,7 @@ HOMES = {
     "plan": ("medseg.data.",),
     "postprocess": ("medseg.inference.",),
     "schedule": ("medseg.training.",),
+    "service": ("medseg.services.",),
     "source": ("medseg.sources.",),
     "task": ("medseg.tasks.",),
     "trainer": ("lightning.pytorch.",),

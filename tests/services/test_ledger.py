@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from medseg.services.desk import find_job, retry
 from medseg.services.jobs import LeaseLostError, LedgerError, NewJob, Result, job_key
 from medseg.services.ledger import Ledger
 from medseg.services.ownership import new_owner
@@ -57,12 +58,12 @@ def test_another_job_of_the_same_name_gets_one_of_its_own(ledger):
 def test_a_job_goes_from_received_to_done_and_keeps_its_results(ledger):
     ledger.receive(series(1))
     job = ledger.lease("a", lease_s=10)
-    states = [ledger.find("case_1").state]
+    states = [find_job(ledger, "case_1").state]
     ledger.predicted(job)
-    states.append(ledger.find("case_1").state)
+    states.append(find_job(ledger, "case_1").state)
     ledger.written(job, [RESULT], deliver=False, note="")
 
-    done = ledger.find("case_1")
+    done = find_job(ledger, "case_1")
     assert [*states, done.state] == ["leased", "predicted", "done"]
     assert done.results == (RESULT,)
     assert done.source == {"number": 1}
@@ -74,7 +75,7 @@ def test_a_job_with_something_to_send_stays_open_after_it_is_written(ledger):
     ledger.receive(series(1))
     ledger.written(ledger.lease("a", lease_s=10), [RESULT], deliver=True, note="")
 
-    assert ledger.find("case_1").state == "written"
+    assert find_job(ledger, "case_1").state == "written"
     assert ledger.num_open() == 1
     assert ledger.query("SELECT state, path FROM deliveries") == [("waiting", "out/a.dcm")]
 
@@ -106,7 +107,7 @@ def test_a_worker_whose_lease_ran_out_can_change_nothing(ledger, clock):
     assert [(job.name, job.state) for job in ledger.jobs()] == [("case_1", "leased")]
     assert ledger.query("SELECT count(*) FROM deliveries") == [(0,)]
     ledger.written(current, [RESULT], deliver=False, note="")
-    assert ledger.find("case_1").state == "done"
+    assert find_job(ledger, "case_1").state == "done"
 
 
 def test_a_renewed_lease_is_not_taken_away(ledger, clock):
@@ -127,8 +128,8 @@ def test_the_jobs_of_a_process_that_has_ended_are_taken_back_at_once(ledger):
         assert ledger.recover() == 0
 
     assert ledger.recover() == 1
-    assert ledger.find("case_1").state == "received"
-    assert ledger.find("case_1").attempts == 1
+    assert find_job(ledger, "case_1").state == "received"
+    assert find_job(ledger, "case_1").attempts == 1
 
 
 def test_jobs_that_were_tried_before_come_after_fresh_ones(ledger):
@@ -163,7 +164,7 @@ def test_a_study_ends_with_its_series_added_once(ledger):
         ("study", "done"),
         ("case_2", "received"),
     ]
-    assert ledger.find("case_2").parent == study.id
+    assert find_job(ledger, "case_2").parent == study.id
     assert ledger.counts()["done"] == 1
 
 
@@ -173,17 +174,17 @@ def test_a_quarantined_job_says_why_and_can_be_tried_again(ledger):
         job = ledger.lease("a", lease_s=10)
         ledger.quarantine(job, code=f"E_{number}", sentence="is broken", place="in/x")
 
-    found = ledger.find("case_1")
+    found = find_job(ledger, "case_1")
     assert (found.state, found.code, found.sentence, found.place) == (
         "quarantined",
         "E_1",
         "is broken",
         "in/x",
     )
-    assert ledger.retry(None, code="E_1") == ["case_1"]
-    assert ledger.find("case_1").state == "received"
-    assert ledger.find("case_1").code == ""
-    assert ledger.retry(["case_2"]) == ["case_2"]
+    assert retry(ledger, code="E_1") == ["case_1"]
+    assert find_job(ledger, "case_1").state == "received"
+    assert find_job(ledger, "case_1").code == ""
+    assert retry(ledger, ["case_2"]) == ["case_2"]
 
 
 def test_an_open_ledger_writes_ahead_and_waits_for_the_disk(ledger):

@@ -1,0 +1,184 @@
+"""Models that a service offers: a bundle, the rule of its series, and how its results are written.
+
+Each is loaded once, when its first series comes. One that does not fit into the memory for a case
+is tried again with less, before the case is given up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from medseg.bundle import ModelBundle
+from medseg.config.build import accepts, build
+from medseg.core.errors import ConfigError, MedsegError
+from medseg.core.identity import Case
+from medseg.core.protocols import Predictor, Writer
+from medseg.inference.cases import Segmented, segment, unexpected_error
+from medseg.inference.predictor import NetworkPredictor
+from medseg.services.jobs import job_key
+from medseg.services.rules import SeriesRule
+
+_log = logging.getLogger(__name__)
+
+BuildPredictor = Callable[["ModelRecipe", Mapping[str, Any]], Predictor]
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """Everything another process needs to build the same model.
+
+    Args:
+        name: of the model among those of the service; part of the file names if there are several.
+        bundle: folder.
+        sha256: of the bundle, as checked when the service started.
+        rule: which series it is for.
+        inference, postprocess: nodes of the configuration; empty for what the bundle says.
+        output: nodes of the writers by name.
+        device: "cpu" or "cuda"; None takes a GPU where there is one.
+    """
+
+    name: str
+    bundle: str
+    sha256: str
+    rule: SeriesRule = field(default_factory=SeriesRule)
+    inference: Mapping[str, Any] = field(default_factory=dict)
+    postprocess: Mapping[str, Any] = field(default_factory=dict)
+    output: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
+
+    @property
+    def config_hash(self) -> str:
+        """Of the options that decide what a result looks like."""
+        return job_key(self.inference, self.postprocess, self.output)
+
+
+def build_network_predictor(recipe: ModelRecipe, options: Mapping[str, Any]) -> Predictor:
+    """The bundle's networks, with some options of inference or the device replaced.
+
+    Raises:
+        BundleError: the bundle was changed since the service started, or is damaged.
+    """
+    bundle = ModelBundle.load(recipe.bundle)
+    if bundle.sha256 != recipe.sha256:
+        raise ConfigError(
+            recipe.bundle,
+            "is not the bundle any more that the service was started with",
+            "start the service again to use the new one",
+            code="E_BUNDLE",
+        )
+    inference = {**recipe.inference, **options.get("inference", {})}
+    return NetworkPredictor(
+        bundle,
+        inference=build(inference),
+        postprocess=build(recipe.postprocess),
+        device=options.get("device", recipe.device),
+    )
+
+
+class LoadedModel:
+    """A recipe's predictor and writers, built when they are first needed.
+
+    Args:
+        recipe: what to build.
+        build_predictor: builds it; other than networks in tests and for baselines.
+    """
+
+    def __init__(
+        self, recipe: ModelRecipe, *, build_predictor: BuildPredictor = build_network_predictor
+    ) -> None:
+        self.recipe = recipe
+        self._build = build_predictor
+        self._predictor: Predictor | None = None
+        self._writers: Sequence[Writer] | None = None
+
+    @property
+    def writers(self) -> Sequence[Writer]:
+        if self._writers is None:
+            self._writers = build_writers(self.recipe)
+        return self._writers
+
+    def load(self) -> Predictor:
+        if self._predictor is None:
+            self._predictor = self._build(self.recipe, {})
+        return self._predictor
+
+    def segment(self, case: Case) -> tuple[Segmented, str]:
+        """The result, and what had to be changed to get it ("" if nothing).
+
+        Raises:
+            MedsegError: it cannot be segmented; E_MEMORY if no step needs little enough.
+        """
+        error: MedsegError | None = None
+        for note, options in (("", {}), *_LADDER):
+            try:
+                predictor = self.load() if not note else self._build(self.recipe, options)
+                return segment(predictor, case, writers=self.writers), note
+            except MedsegError as problem:
+                error = problem
+            except Exception as problem:
+                error = unexpected_error(case, problem)
+            if error.code != "E_MEMORY":
+                raise error
+            _log.warning("%s does not fit into the memory; trying with less", case.key)
+            _free_memory()
+        assert error is not None
+        raise error
+
+
+# One window after the other needs less than several at once; the last step needs no GPU.
+_LADDER: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("one window at a time, for want of memory", {"inference": {"window_batch": 1}}),
+    (
+        "on the CPU, for want of memory",
+        {"inference": {"window_batch": 1}, "device": "cpu"},
+    ),
+)
+
+
+def recipe_of(
+    name: str,
+    bundle: str,
+    *,
+    rule: SeriesRule,
+    inference: Mapping[str, Any],
+    postprocess: Mapping[str, Any],
+    output: Mapping[str, Any],
+    device: str | None = None,
+) -> ModelRecipe:
+    """The recipe of a bundle as it is now, each file checked; see `ModelRecipe`.
+
+    Raises:
+        BundleError: the bundle is damaged or missing.
+        ConfigError: there is no output.
+    """
+    if not output:
+        raise ConfigError("output", "names no format", "set output=[dicom_seg]")
+    sha256 = ModelBundle.load(bundle).sha256
+    return ModelRecipe(name, bundle, sha256, rule, inference, postprocess, output, device)
+
+
+def build_writers(recipe: ModelRecipe) -> list[Writer]:
+    """One writer for each output; those that name the algorithm are told the bundle."""
+    bundle = ModelBundle.load(recipe.bundle)
+    facts = {
+        "algorithm_name": bundle.name,
+        "algorithm_version": bundle.version,
+        "bundle_sha256": bundle.sha256,
+    }
+    return [
+        build(node, **{key: value for key, value in facts.items() if accepts(node, key)})
+        for node in recipe.output.values()
+    ]
+
+
+def _free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

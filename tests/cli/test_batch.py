@@ -1,0 +1,156 @@
+"""`medseg batch` and `medseg jobs` as a person types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pydicom
+import pytest
+from command_line import medseg_main
+from service_cases import CANARY, ct_study, tiny_bundle
+
+from medseg.cli.commands import main
+from medseg.services.audit import check_chain
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Three good studies, one with a missing slice and one that is no DICOM, once through batch."""
+    root = tmp_path_factory.mktemp("batch")
+    tiny_bundle(root / "bundle")
+    for number in range(4):
+        ct_study(root / "in" / f"study_{number}", number)
+    sorted((root / "in" / "study_3").rglob("*.dcm"))[4].unlink()
+    (root / "in" / "broken").mkdir()
+    (root / "in" / "broken" / f"{CANARY}.dcm").write_bytes(b"no DICOM at all")
+    return root, medseg_main(words(root))
+
+
+def words(root: Path) -> list[str]:
+    return [
+        "batch",
+        f"bundle={root / 'bundle'}",
+        f"source.folder={root / 'in'}",
+        f"paths.output={root / 'out'}",
+        f"paths.ledger={root / 'state' / 'ledger.sqlite'}",
+        "executor.disk_reserve_gb=0",
+        "output=[dicom_seg]",
+        "device=cpu",
+    ]
+
+
+def listed(root: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[dict]:
+    capsys.readouterr()
+    ledger = f"paths.ledger={root / 'state' / 'ledger.sqlite'}"
+    assert main(["jobs", "list", ledger, "format=json", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_good_studies_have_a_result_and_bad_ones_a_reason(ran, capsys):
+    root, code = ran
+
+    assert code == 3
+    jobs = {Path(job["source"]).name: job for job in listed(root, capsys)}
+    assert {name: job["state"] for name, job in jobs.items()} == {
+        "study_0": "done",
+        "study_1": "done",
+        "study_2": "done",
+        "study_3": "quarantined",
+        "broken": "quarantined",
+    }
+    assert jobs["study_3"]["code"] == "E_SLICE_GAP"
+    assert jobs["broken"]["code"] == "E_HEADER"
+    assert sorted(path.name for path in (root / "out").iterdir()) == [
+        "study_0.dcm",
+        "study_1.dcm",
+        "study_2.dcm",
+    ]
+    (result,) = jobs["study_0"]["results"]
+    seg = pydicom.dcmread(root / "out" / "study_0.dcm")
+    assert result["sop_instance"] == seg.SOPInstanceUID
+    assert seg.PatientID == f"{CANARY}-ID000"  # the result is the patient's, as it must be
+
+
+def test_the_same_command_again_repeats_nothing(ran, capsys):
+    root, _ = ran
+    before = {path: path.stat().st_mtime_ns for path in (root / "out").iterdir()}
+
+    assert main(words(root)) == 3
+
+    assert "0 of 5 segmented" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (root / "out").iterdir()} == before
+
+
+def test_jobs_can_be_chosen_shown_and_exported(ran, capsys, tmp_path):
+    root, _ = ran
+    ledger = f"paths.ledger={root / 'state' / 'ledger.sqlite'}"
+
+    (bad, _) = sorted(
+        listed(root, capsys, "states=[quarantined]"), key=lambda job: job["code"], reverse=True
+    )
+    assert main(["jobs", "show", bad["name"], ledger]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "E_SLICE_GAP" in shown
+    assert "slice missing between" in shown
+    assert main(["jobs", "list", ledger]) == 0
+    assert "study_0" in capsys.readouterr().out
+    assert main(["jobs", "export", ledger, f"paths.output={tmp_path / 'exported'}"]) == 0
+    assert sorted(path.name for path in (tmp_path / "exported").iterdir()) == [
+        "audit.jsonl",
+        "jobs.csv",
+        "jobs.json",
+        "ledger.sqlite",
+    ]
+
+
+def test_the_audit_trail_is_whole_and_names_nobody(ran):
+    root, _ = ran
+    path = root / "state" / "ledger.audit.jsonl"
+    lines = path.read_text().splitlines()
+
+    assert check_chain(lines, where=path) == len(lines) >= 12
+    assert CANARY not in path.read_text()
+    assert [json.loads(line)["event"] for line in lines].count("done") == 3
+    del lines[3]
+    with pytest.raises(Exception, match="line 4 does not follow"):
+        check_chain(lines, where=path)
+
+
+def test_a_name_without_a_job_and_a_ledger_that_is_not_there_are_told(ran, capsys, tmp_path):
+    root, _ = ran
+
+    ledger = f"paths.ledger={root / 'state' / 'ledger.sqlite'}"
+    assert main(["jobs", "show", "nothing", ledger]) == 1
+    assert "holds 0 jobs called 'nothing'" in capsys.readouterr().err
+    assert main(["jobs", "list", f"paths.ledger={tmp_path / 'none'}"]) == 1
+    assert "there is no such ledger" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_results_may_not_lie_among_the_studies(ran, capsys):
+    root, _ = ran
+
+    code = main([*words(root), f"paths.output={root / 'in' / 'out'}"])
+
+    assert code == 1
+    assert "set paths.output and paths.ledger to places outside" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("a={modality: [CT]}", "models.a: has no bundle"),
+        ("a-b={bundle: x}", "cannot be part of a file name"),
+        ("a={bundle: BUNDLE, description: '['}", "is no regular expression"),
+        ("a={bundle: BUNDLE, modalty: [CT]}", "a model has bundle and any of modality"),
+    ],
+)
+def test_a_wrong_rule_is_told_with_its_place(ran, capsys, model, message):
+    root, _ = ran
+    entry = model.replace("BUNDLE", str(root / "bundle"))
+
+    code = main([*words(root), "bundle=null", f"+models.{entry}"])
+
+    assert code == 1
+    assert message in capsys.readouterr().err
