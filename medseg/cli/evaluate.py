@@ -1,17 +1,21 @@
-"""`medseg evaluate`: two folders of label maps to scores.csv, scores.json and a table."""
+"""`medseg evaluate`: folders of label maps to scores.csv, scores.json, a table and a report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from medseg.cli.console import console, counting
+from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
 from medseg.reports.evaluation import Evaluation, ScoreSettings, evaluate_folders
 from medseg.reports.score_tables import scores_table, write_scores
+
+if TYPE_CHECKING:
+    from medseg.bundle import ModelBundle
 
 _MOST_LISTED = 20
 
@@ -22,10 +26,33 @@ def run(cfg: DictConfig) -> int:
     Returns:
         0; 3 if a case could not be scored or a prediction is missing.
     """
-    labels, model = _labels(cfg)
-    with counting("scoring") as count:
-        evaluation = evaluate_folders(
-            Path(cfg.predictions),
+    bundle = _bundle(cfg)
+    labels = _labels(cfg, bundle)
+    folders = _folders(cfg)
+    evaluations = {name: _score(cfg, folder, labels) for name, folder in folders.items()}
+    model = None if bundle is None else _facts(bundle)
+    output = Path(cfg.paths.output)
+    files: list[Path] = []
+    for name, evaluation in evaluations.items():
+        place = output if len(evaluations) == 1 else output / name
+        summary = evaluation.summarise()
+        files += write_scores(evaluation, summary, place, model=model)
+        if summary.num_cases:
+            title = "Scores" if len(evaluations) == 1 else f"Scores of {name}"
+            console.print(scores_table(summary, title=title))
+        _print_shortcomings(evaluation)
+    if cfg.report or len(evaluations) > 1:
+        files += _report(cfg, evaluations, folders, labels, bundle, files)
+    for path in files:
+        title = "report" if path.suffix == ".html" else path.stem
+        console.print(f"{title}: {path}", soft_wrap=True, markup=False)
+    return 0 if all(evaluation.is_complete for evaluation in evaluations.values()) else 3
+
+
+def _score(cfg: DictConfig, predictions: Path, labels: LabelSet | None) -> Evaluation:
+    with counting(f"scoring {predictions.name}") as count:
+        return evaluate_folders(
+            predictions,
             Path(cfg.references),
             labels=labels,
             settings=_settings(cfg),
@@ -33,33 +60,79 @@ def run(cfg: DictConfig) -> int:
             on_start=count.start,
             on_progress=count,
         )
-    summary = evaluation.summarise()
-    files = write_scores(evaluation, summary, cfg.paths.output, model=model)
-    if summary.num_cases:
-        console.print(scores_table(summary))
-    _print_shortcomings(evaluation)
-    for path in files:
-        console.print(f"scores: {path}", soft_wrap=True, markup=False)
-    return 0 if evaluation.is_complete else 3
+
+
+def _report(
+    cfg: DictConfig,
+    evaluations: Mapping[str, Evaluation],
+    folders: Mapping[str, Path],
+    labels: LabelSet | None,
+    bundle: ModelBundle | None,
+    files: Sequence[Path],
+) -> list[Path]:
+    """The files of the report, the page last; of several models without one, their tables."""
+    from medseg.config.build import build
+    from medseg.reports.evaluation_page import EvaluationPage
+    from medseg.reports.groups import read_groups
+    from medseg.reports.study import gather
+
+    if not any(evaluation.scores for evaluation in evaluations.values()):
+        return []  # nothing to show; what went wrong was printed
+    with counting("looking at cases") as count:
+        study = gather(
+            evaluations,
+            predictions=folders,
+            references=Path(cfg.references),
+            labels=labels,
+            images=None if cfg.images is None else Path(cfg.images),
+            groups=() if cfg.groups is None else read_groups(cfg.groups),
+            bundle=bundle,
+            on_start=count.start,
+            on_progress=count,
+        )
+    written = study.tables.write(cfg.paths.output)
+    report: EvaluationPage | None = build(cfg.report)
+    if report is not None:
+        written.append(report.write(study, cfg.paths.output, files=[*files, *written]))
+    return written
+
+
+def _folders(cfg: DictConfig) -> dict[str, Path]:
+    """The folders of predictions by the name that they are shown with."""
+    given = cfg.predictions
+    folders = [Path(str(path)) for path in (given if isinstance(given, ListConfig) else [given])]
+    if not folders:
+        raise ConfigError("predictions", "is empty", "set predictions=<folder>, or [A,B]")
+    if len(folders) == 1:
+        return {folders[0].name or str(folders[0]): folders[0]}
+    from medseg.reports.study import model_names
+
+    return dict(zip(model_names(folders), folders, strict=True))
 
 
 def _settings(cfg: DictConfig) -> ScoreSettings:
     return ScoreSettings(**OmegaConf.to_container(cfg.metrics, resolve=True))  # type: ignore[arg-type]
 
 
-def _labels(cfg: DictConfig) -> tuple[LabelSet | None, Mapping[str, Any] | None]:
-    """Classes as configured, else the bundle's; facts about the bundle for scores.json."""
-    labels, model = None, None
-    if cfg.bundle is not None:
-        from medseg.bundle import ModelBundle  # imports torch
+def _bundle(cfg: DictConfig) -> ModelBundle | None:
+    if cfg.bundle is None:
+        return None
+    from medseg.bundle import ModelBundle  # imports torch
 
-        bundle = ModelBundle.load(cfg.bundle)
-        labels = bundle.labels
-        model = {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
+    return ModelBundle.load(cfg.bundle)
+
+
+def _labels(cfg: DictConfig, bundle: ModelBundle | None) -> LabelSet | None:
+    """Classes as configured, else the bundle's."""
     if cfg.labels is not None:
         mapping = OmegaConf.to_container(cfg.labels, resolve=True)
-        labels = LabelSet.from_mapping(mapping)  # type: ignore[arg-type]
-    return labels, model
+        return LabelSet.from_mapping(mapping)  # type: ignore[arg-type]
+    return None if bundle is None else bundle.labels
+
+
+def _facts(bundle: ModelBundle) -> dict[str, Any]:
+    """What scores.json says of the model."""
+    return {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
 
 
 def _print_shortcomings(evaluation: Evaluation) -> None:

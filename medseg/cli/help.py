@@ -198,7 +198,8 @@ HELP: dict[str, HelpText] = {
         "score segmentations against references",
         "Compares two folders of label maps case by case: Dice, IoU, surface Dice, 95 % Hausdorff "
         "distance, mean surface distance and volume. Writes scores.csv and scores.json and prints "
-        "a table with bootstrap intervals.",
+        "a table with bootstrap intervals. report=html writes a page with charts, slices and "
+        "surfaces; several folders of predictions are compared on the same cases.",
         (
             (
                 "Score predictions, with label names from the bundle",
@@ -210,10 +211,17 @@ HELP: dict[str, HelpText] = {
                 "evaluate predictions=reader_a references=reader_b \\\n"
                 "      'labels={background: 0, liver: 1}' paths.output=agreement",
             ),
+            (
+                "Compare two models on one page",
+                "evaluate predictions=[unet,otsu] references=/data/labelsTs \\\n"
+                "      images=/data/imagesTs report=html",
+            ),
         ),
         (
             ("predictions=DIR  references=DIR", "folders with one file per case, equal names"),
             ("bundle=DIR or labels={NAME: NUMBER}", "what the numbers mean"),
+            ("report=html", "also write report.html; images=DIR says where the images are"),
+            ("groups=FILE.csv", "subgroups: a column `case`, and one for each property"),
             ("paths.output=DIR", "where scores.csv and scores.json go"),
         ),
     ),

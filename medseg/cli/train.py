@@ -185,6 +185,7 @@ def _write_bundle(
                 "modality": prepared.spec.modality,
                 "channel_names": list(prepared.channel_names),
                 "num_training_cases": len(prepared.split.train),
+                "fingerprint": _ranges(prepared),
                 "training_cases_sha256": hashlib.sha256(
                     "\n".join(prepared.split.train).encode()
                 ).hexdigest(),
@@ -203,6 +204,12 @@ def _write_bundle(
             },
         },
     )
+
+
+def _ranges(prepared: Preparation) -> dict[str, Any]:
+    """What images looked like, smallest, median and largest: other images are compared with it."""
+    summary = prepared.fingerprint.summary(prepared.labels)
+    return {key: summary[key] for key in ("shape", "spacing_mm")}
 
 
 def _hyperparameters(cfg: DictConfig) -> dict[str, Any]:

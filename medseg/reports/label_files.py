@@ -15,6 +15,8 @@ from medseg.sources.pairing import pair_files
 # Where data sets keep their references: Decathlon and nnU-Net; then folders of pairs.
 _SPLIT_FOLDERS = ("labelsTr", "labelsTs")
 _PAIR_FOLDERS = ("labels", "masks", "segmentations")
+PROBABILITIES = "_probabilities"
+"""What follows the case key in the name of a file of probabilities."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ def find_predictions(folder: str | Path) -> LabelFiles:
     """
     root = _existing(folder, option="predictions")
     found = _by_key(_files(root), root)
+    # Probabilities lie beside the label map that they belong to.
+    beside = {f"{key}{PROBABILITIES}" for key in found}
+    found = {key: path for key, path in found.items() if key not in beside}
     if not found:
         raise _no_label_maps(root, option="predictions")
     return LabelFiles(root, found)

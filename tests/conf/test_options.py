@@ -54,6 +54,7 @@ HOMES = {
     "output": ("medseg.writers.",),
     "plan": ("medseg.data.",),
     "postprocess": ("medseg.inference.",),
+    "report": ("medseg.reports.",),
     "schedule": ("medseg.training.",),
     "service": ("medseg.services.",),
     "source": ("medseg.sources.",),
