@@ -28,6 +28,10 @@ patch gives more steps in the same time, which learned more in the one case that
 (docs/recipe.md).
 """
 MAX_STAGES = 6
+KEPT_ACROSS = 32
+"""Voxels across a structure below which pictures are not made coarser: a disc of this diameter that
+is rounded to whole voxels has a Dice of about 0.98 with itself, and logits are interpolated.
+"""
 
 
 def round_to_multiples(target: np.ndarray, factor: np.ndarray) -> tuple[int, ...]:
@@ -41,7 +45,9 @@ def round_to_multiples(target: np.ndarray, factor: np.ndarray) -> tuple[int, ...
 def choose_batch(patch: Sequence[int] | np.ndarray, device: str) -> tuple[int, str]:
     if device == "cpu" and len(patch) == 3:
         return 2, "the least, for the most steps in the time that a cpu has (chosen, untested)"
-    budget = VOXEL_BUDGET[device]
+    # In 2D half the patches learn as much in as many steps, and a step takes half as long
+    # (docs/recipe.md).
+    budget = VOXEL_BUDGET[device] // (2 if device == "cpu" else 1)
     size = int(np.clip(round(budget / np.prod(patch)), 2, 32))
     return size, f"{budget} voxels a step on {device}, at least 2 patches, at most 32"
 
@@ -65,6 +71,53 @@ def choose_spacing(spacings: np.ndarray) -> tuple[list[float], str]:
         spacing[coarse] = max(np.percentile(spacings[:, coarse], 10), others)
         reason += f"; 10th percentile along the coarse axis {coarse}"
     return [float(f"{value:.4g}") for value in spacing], reason
+
+
+def coarsen_pictures(
+    fingerprint: Fingerprint, spacing: Sequence[float], shape: np.ndarray, *, voxels: float
+) -> tuple[list[float], str]:
+    """A spacing at which more of a picture fits into a patch, as far as its structures allow.
+
+    A small part of a picture does not show where in it something lies, and a network has not seen
+    much of large pictures after the steps that a short training has.
+
+    Args:
+        fingerprint: of pictures of a single slice.
+        spacing: at which they would be used otherwise.
+        shape: of the median picture.
+        voxels: that a patch may have.
+
+    Returns:
+        The spacing, through the slice unchanged, and what to add to its reason.
+    """
+    diameters = _median_diameters_mm(fingerprint)
+    pixels = np.prod(shape[:2])
+    if not diameters or pixels <= voxels:
+        return list(spacing), ""
+    allowed = min(diameters) / (KEPT_ACROSS * max(spacing[:2]))
+    factor = min(float(np.sqrt(pixels / voxels)), allowed)
+    if factor <= 1:
+        return list(spacing), ""
+    coarse = [float(f"{value * factor:.4g}") for value in spacing[:2]]
+    return [*coarse, spacing[2]], (
+        f", times {factor:.2g}, so that a patch shows more of a picture; the median structure of "
+        f"the smallest class keeps at least {KEPT_ACROSS} pixels across"
+    )
+
+
+def _median_diameters_mm(fingerprint: Fingerprint) -> list[float]:
+    """Per class, the diameter of a disc of the area of its median part in the median picture."""
+    num_classes = max(len(case.components) for case in fingerprint.cases)
+    diameters = []
+    for index in range(num_classes):
+        areas = [
+            part.median_mm3 / case.spacing_mm[2]
+            for case in fingerprint.cases
+            if len(case.components) > index and (part := case.components[index]) is not None
+        ]
+        if areas:
+            diameters.append(float(2 * np.sqrt(np.median(areas) / np.pi)))
+    return diameters
 
 
 def shrink_to_budget(shape: np.ndarray, spacing: Sequence[float], voxels: float) -> np.ndarray:

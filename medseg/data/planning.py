@@ -23,6 +23,7 @@ from medseg.data.plan_rules import (
     choose_orientation,
     choose_spacing,
     choose_strides,
+    coarsen_pictures,
     round_to_multiples,
     shrink_to_budget,
 )
@@ -74,9 +75,16 @@ def make_plan(
         shapes = np.array(
             [_in_ras_order(case.orientation, case.shape) for case in fingerprint.cases]
         )[:, order]
+    budget = VOXEL_BUDGET[device]
+    usual_voxels = budget / 2 if dims == 3 else budget / 8
     spacing = given.spacing_mm
     if spacing is None:
         spacing, reasons["spacing_mm"] = choose_spacing(spacings)
+        if fingerprint.is_2d and given.patch_size is None:
+            spacing, coarser = coarsen_pictures(
+                fingerprint, spacing, np.median(shapes, axis=0), voxels=usual_voxels
+            )
+            reasons["spacing_mm"] += coarser
     scale = spacings / np.array(spacing)
     if dims == 2:
         scale[:, 2] = 1.0
@@ -88,12 +96,10 @@ def make_plan(
             f"is {plain(spacing)}, at which the largest case has {_dims(largest)} voxels",
             "set a coarser plan.spacing_mm",
         )
-    budget = VOXEL_BUDGET[device]
     patch = given.patch_size
     strides = given.strides
     if patch is None:
-        voxels = patch_voxels or (budget / 2 if dims == 3 else budget / 8)
-        target = shrink_to_budget(median, spacing[:dims], voxels)
+        target = shrink_to_budget(median, spacing[:dims], patch_voxels or usual_voxels)
         stages = strides or choose_strides(target, spacing[:dims])
         factor = np.prod(np.array(stages), axis=0)
         patch = round_to_multiples(target, factor)

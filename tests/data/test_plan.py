@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from medseg.core.errors import ConfigError
+from medseg.data.case_facts import Components
 from medseg.data.fingerprint import CaseFingerprint, Fingerprint
 from medseg.data.plan import Plan
 from medseg.data.plan_rules import VOXEL_BUDGET
@@ -135,6 +136,47 @@ def test_pictures_are_planned_in_2d_whatever_the_network_is_set_to():
     assert plan.reasons["spatial_dims"] == "every image is a single slice"
 
 
+def with_parts(pictures: Fingerprint, *diameters: float) -> Fingerprint:
+    """Discs of these diameters in mm, one class each, in every picture."""
+    parts = tuple(
+        Components(1, *[np.pi / 4 * d**2 * pictures.cases[0].spacing_mm[2]] * 3) for d in diameters
+    )
+    cases = tuple(replace(case, components=parts) for case in pictures.cases)
+    return replace(pictures, cases=cases)
+
+
+def test_large_pictures_of_large_structures_are_made_coarser():
+    # A patch has 24 000 pixels on CPU: 1000 x 1000 pixels are 6.45 times too many along each axis.
+    pictures = fingerprint(((1000, 1000, 1), (0.5, 0.5, 3.0)), orientation="LPS")
+
+    whole = make_plan(with_parts(pictures, 300.0, 400.0), modality="OT", given=Plan())
+    limited = make_plan(with_parts(pictures, 300.0, 48.0), modality="OT", given=Plan())
+
+    assert whole.spacing_mm == pytest.approx((3.227, 3.227, 3.0))
+    assert whole.patch_size == (160, 160)
+    # 48 mm are 96 pixels, of which 32 must be left.
+    assert limited.spacing_mm == pytest.approx((1.5, 1.5, 3.0))
+    assert "keeps at least 32 pixels across" in limited.reasons["spacing_mm"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "diameter", "given", "device"),
+    [
+        ((1000, 1000, 1), 15.0, Plan(), "cpu"),  # 30 pixels across already
+        ((140, 150, 1), 60.0, Plan(), "cpu"),  # fits into a patch
+        ((700, 700, 1), 300.0, Plan(), "cuda"),  # likewise
+        ((1000, 1000, 1), 300.0, Plan(spatial_dims=2, patch_size=(64, 64)), "cpu"),
+    ],
+)
+def test_pictures_keep_their_pixels_where_nothing_is_gained(shape, diameter, given, device):
+    pictures = with_parts(fingerprint((shape, (0.5, 0.5, 3.0)), orientation="LPS"), diameter)
+
+    plan = make_plan(pictures, modality="OT", given=given, device=device)
+
+    assert plan.spacing_mm == (0.5, 0.5, 3.0)
+    assert "pixels across" not in plan.reasons["spacing_mm"]
+
+
 def test_three_axes_set_by_hand_are_refused_for_pictures():
     given = Plan(patch_size=(32, 32, 32))
 
@@ -200,7 +242,7 @@ def test_the_batch_follows_a_patch_that_grew_unless_set_by_hand():
         plan = make_plan(cases, modality="OT", given=given)
         return fit_to_network(plan, given=given, stride=(256, 256), min_size=(1, 1))
 
-    assert fitted(Plan(spatial_dims=2)).batch_size == 3  # of 192000 voxels, 256 x 256 a patch
+    assert fitted(Plan(spatial_dims=2)).batch_size == 2  # of 96000 voxels, 256 x 256 a patch
     assert fitted(Plan(spatial_dims=2, batch_size=8)).batch_size == 8
 
 
