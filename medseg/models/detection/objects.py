@@ -165,6 +165,9 @@ class Detector(Protocol):
     ) -> list[Detections]:
         """Objects of each image, from the outputs of `forward` in evaluation mode.
 
+        Networks with one head for things and stuff also find stuff, as objects of its classes;
+        whoever asks for things alone leaves them out.
+
         Args:
             outputs: of `forward`.
             shape: extents (*S) of the image that `forward` was given.
@@ -173,9 +176,13 @@ class Detector(Protocol):
         """
         ...
 
-    def semantic_logits(self, outputs: dict[str, Output]) -> Tensor | None:
-        """(N, out_channels, *S) whose softmax are the class probabilities of every voxel; None from
-        networks without a semantic branch.
+    def semantic_logits(self, outputs: dict[str, Output], *, shape: Sequence[int]) -> Tensor | None:
+        """(N, out_channels, *shape) whose softmax are the class probabilities of every voxel; None
+        from networks without a semantic branch.
+
+        Args:
+            outputs: of `forward`.
+            shape: extents (*S) of the image that `forward` was given.
         """
         ...
 

@@ -1,0 +1,163 @@
+"""Masks between an image's grid and the grid of a box."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medseg.models.detection.objects import Detections
+
+THRESHOLD = 0.5
+"""Mask probability from which a voxel belongs to the object."""
+
+
+def masks_in_boxes(
+    masks: Tensor, index: Tensor, boxes: Tensor, *, output_size: Sequence[int]
+) -> Tensor:
+    """What a mask head learns: masks read at the middles of a grid's cells in each box.
+
+    Args:
+        masks: (m, *S) bool.
+        index: (n,) long, the mask of each box.
+        boxes: (n, 2 * dims) in voxels of the image.
+        output_size: cells along each axis.
+
+    Returns:
+        (n, *output_size) float in [0, 1], linearly interpolated; 0 outside the image.
+    """
+    dims = len(output_size)
+    result = torch.zeros((len(boxes), *output_size), device=masks.device)
+    if not len(boxes):
+        return result
+    places, weights = [], []
+    for axis, size in enumerate(output_size):
+        share = (torch.arange(size, device=boxes.device) + 0.5) / size
+        lower, upper = boxes[:, axis, None], boxes[:, dims + axis, None]
+        point = lower + (upper - lower) * share - 0.5  # (n, size), indices of voxel centres
+        below = point.floor()
+        extent = masks.shape[1 + axis]
+        pair = torch.stack((below, below + 1))  # (2, n, size)
+        weight = torch.stack((below + 1 - point, point - below))
+        weights.append(weight * ((pair >= 0) & (pair < extent)))
+        places.append(pair.clamp(0, extent - 1).long())
+    owner = index.reshape(-1, *(1,) * dims)
+    for corner in itertools.product((0, 1), repeat=dims):
+        where = tuple(_along(places[a][side], a, dims) for a, side in enumerate(corner))
+        value = masks[(owner, *where)].to(result.dtype)
+        for axis, side in enumerate(corner):
+            value = value * _along(weights[axis][side], axis, dims)
+        result += value
+    return result
+
+
+def detections_from_cells(
+    boxes: Tensor, scores: Tensor, classes: Tensor, cells: Tensor, *, shape: Sequence[int]
+) -> Detections:
+    """Detections whose masks are given on a grid laid into each box.
+
+    Args:
+        boxes: (n, 2 * dims) within the image.
+        scores, classes: (n,).
+        cells: (n, *m) mask probabilities.
+        shape: extents of the image.
+    """
+    corners, pieces, kept = [], [], []
+    dims = len(shape)
+    limits = torch.tensor(list(shape), device=boxes.device)
+    lower = boxes[:, :dims].floor().long().clamp_min(0)
+    upper = torch.minimum(boxes[:, dims:].ceil().long(), limits)
+    for n, (low, high) in enumerate(zip(lower.tolist(), upper.tolist(), strict=True)):
+        if any(b <= a for a, b in zip(low, high, strict=True)):
+            continue
+        mask = _pasted(cells[n], boxes[n], low, high) >= THRESHOLD
+        trimmed = _trimmed(mask, low)
+        if trimmed is not None:
+            corners.append(trimmed[0])
+            pieces.append(trimmed[1])
+            kept.append(n)
+    return _gathered(boxes, scores, classes, corners, pieces, kept)
+
+
+def detections_from_maps(
+    maps: Tensor, scores: Tensor, classes: Tensor, *, boxes: Tensor | None = None
+) -> Detections:
+    """Detections whose masks are given on the image's grid.
+
+    Args:
+        maps: (n, *S) bool.
+        scores, classes: (n,).
+        boxes: (n, 2 * dims); None takes the least boxes around the masks.
+    """
+    corners, pieces, kept, found = [], [], [], []
+    for n, mask in enumerate(maps):
+        trimmed = _trimmed(mask, [0] * mask.ndim)
+        if trimmed is not None:
+            corner, piece = trimmed
+            corners.append(corner)
+            pieces.append(piece)
+            kept.append(n)
+            ends = [a + b for a, b in zip(corner, piece.shape, strict=True)]
+            found.append([*corner, *ends])
+    if boxes is None:
+        dims = maps.ndim - 1
+        boxes = torch.zeros(len(maps), 2 * dims, device=maps.device)
+        if kept:
+            boxes[kept] = torch.tensor(found, device=maps.device, dtype=boxes.dtype)
+    return _gathered(boxes, scores, classes, corners, pieces, kept)
+
+
+def _pasted(cells: Tensor, box: Tensor, low: Sequence[int], high: Sequence[int]) -> Tensor:
+    """Cell values at the centres of the voxels low..high, linearly interpolated."""
+    dims = cells.ndim
+    lengths = [b - a for a, b in zip(low, high, strict=True)]
+    axes = []
+    for axis in range(dims):
+        centre = torch.arange(low[axis], high[axis], device=cells.device) + 0.5
+        extent = (box[dims + axis] - box[axis]).clamp_min(1e-3)
+        axes.append(2 * (centre - box[axis]) / extent - 1)
+    grid = torch.stack(
+        [_along(axes[a][None], a, dims).expand(1, *lengths) for a in reversed(range(dims))], -1
+    )
+    # A voxel whose centre lies just outside the box still has what is at the border.
+    return F.grid_sample(
+        cells[None, None], grid, mode="bilinear", padding_mode="border", align_corners=False
+    )[0, 0]
+
+
+def _trimmed(mask: Tensor, corner: Sequence[int]) -> tuple[list[int], Tensor] | None:
+    """First voxel and content of the least box around a mask that begins at `corner`."""
+    start, stop = [], []
+    for axis in range(mask.ndim):
+        others = tuple(n for n in range(mask.ndim) if n != axis)
+        places = mask.any(others).nonzero()[:, 0]
+        if not len(places):
+            return None
+        start.append(int(places[0]))
+        stop.append(int(places[-1]) + 1)
+    piece = mask[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].clone()
+    return [a + b for a, b in zip(corner, start, strict=True)], piece
+
+
+def _gathered(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    corners: list[list[int]],
+    pieces: list[Tensor],
+    kept: list[int],
+) -> Detections:
+    dims = boxes.shape[1] // 2
+    index = torch.tensor(kept, dtype=torch.long, device=boxes.device)
+    places = torch.tensor(corners, dtype=torch.long, device=boxes.device).reshape(-1, dims)
+    return Detections(boxes[index], scores[index], classes[index], places, tuple(pieces))
+
+
+def _along(values: Tensor, axis: int, dims: int) -> Tensor:
+    """(n, size) with `size` along one of `dims` axes after the first."""
+    shape = [1] * dims
+    shape[axis] = values.shape[1]
+    return values.reshape(len(values), *shape)
