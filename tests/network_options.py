@@ -14,10 +14,7 @@ from medseg.config.build import allowed_packages, resolve_target, signature_of
 from medseg.config.compose import conf_dir
 from medseg.models.build import build_model
 
-NETWORKS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 SHAPES = {2: (32, 48), 3: (16, 32, 16)}
-CASES = [(name, dims) for name in NETWORKS for dims in (2, 3)]
-IDS = [f"{name}-{dims}D" for name, dims in CASES]
 
 
 def node_of(name: str) -> dict[str, Any]:
@@ -25,6 +22,26 @@ def node_of(name: str) -> dict[str, Any]:
     node: dict[str, Any] = yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text())
     return node
 
+
+def is_detector(name: str) -> bool:
+    """Whether a network finds objects instead of giving logits."""
+    return hasattr(_class_of(name), "detect")
+
+
+def _class_of(name: str) -> Any:
+    return resolve_target(node_of(name)["_target_"], where="model", packages=allowed_packages())
+
+
+_OPTIONS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+DETECTORS = [name for name in _OPTIONS if is_detector(name)]
+NETWORKS = [name for name in _OPTIONS if not is_detector(name)]
+CASES = [(name, dims) for name in NETWORKS for dims in (2, 3)]
+IDS = [f"{name}-{dims}D" for name, dims in CASES]
+
+every_detector = pytest.mark.parametrize(
+    ("name", "dims"),
+    [pytest.param(name, dims, id=f"{name}-{dims}D") for name in DETECTORS for dims in (2, 3)],
+)
 
 _FIRST = {node_of(name)["_target_"]: name for name in reversed(NETWORKS)}
 
@@ -48,8 +65,7 @@ SMALL: dict[str, Any] = {"base_channels": 4, "feature_size": 12, "depth": 18, "w
 
 def accepted(name: str) -> tuple[str, ...]:
     """Arguments of a network's class."""
-    target = resolve_target(node_of(name)["_target_"], where="model", packages=allowed_packages())
-    return signature_of(target).parameters
+    return signature_of(_class_of(name)).parameters
 
 
 def small_network(

@@ -26,7 +26,7 @@ _REASON = "that of the bundle to start from"
 # The batch size depends on the device, not on the weights.
 _ADOPTED = (
     "orientation", "spacing_mm", "patch_size", "strides", "kernel_sizes", "base_channels",
-    "light_finest", "colour",
+    "light_finest", "colour", "object_sizes",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.inference.cost import measure_cost, receptive_field
+from medseg.models.build import build_model
 from medseg.models.unet import UNet
 
 
@@ -73,3 +74,19 @@ def test_the_receptive_field_sees_through_maxima_and_activations(size):
     network = nn.Sequential(nn.ReLU(), nn.MaxPool2d(size, stride=1, padding=size // 2), nn.ReLU())
 
     assert receptive_field(network, torch.zeros(1, 1, 32, 32)) == (size, size)
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "mask2former"])
+def test_a_network_that_finds_objects_is_measured_with_its_losses(name):
+    network = build_model(
+        name, spatial_dims=2, in_channels=1, out_channels=2, base_channels=2, depth=18,
+        pyramid_channels=8,
+    )  # fmt: skip
+
+    cost = measure_cost(network, in_channels=1, out_channels=2, patch_size=(48, 32))
+
+    assert cost.parameters == sum(p.numel() for p in network.parameters())
+    assert cost.step_flops > 2 * cost.forward_flops / 3 > 0
+    assert cost.receptive_field == (48, 32)  # the coarsest level sees all of the patch
+    if name == "mask_rcnn":
+        assert cost.parts["masks"].flops > 0  # the second stage counts

@@ -1,0 +1,409 @@
+"""Mask R-CNN: boxes proposed by anchors, then classified, moved and given masks, in 2D and 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medseg.models.blocks import (
+    Activation,
+    ConvNormAct,
+    Initialisation,
+    Norm,
+    activation_layer,
+    conv,
+    initialise,
+    up_conv,
+)
+from medseg.models.detection.anchors import NUM_ANCHORS, plan_anchors
+from medseg.models.detection.boxes import clip, decode, encode
+from medseg.models.detection.levels import pooled_from_levels
+from medseg.models.detection.maps import covered_by
+from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
+from medseg.models.detection.matching import match_by_overlap, sampled
+from medseg.models.detection.nms import nms
+from medseg.models.detection.objects import Detections, Objects, Output
+from medseg.models.detection.pyramid import PyramidEncoder, Sizes, finest_stride_for
+from medseg.models.detection.rpn import RegionProposals
+from medseg.models.resnet import Depth
+from medseg.models.strides import Strides, scaled
+
+BOX_SCALE = (0.1, 0.2)
+"""Deviations of shifts and of logarithms in the second stage, by which its targets are divided."""
+
+
+class MaskRCNN(nn.Module):
+    """A pyramid on a ResNet, a region proposal network, a box head and a mask head.
+
+    Deviations: sizes of anchors and the finest level follow the objects of the data, anchors are
+    matched adaptively (`medseg.models.detection.matching`), boxes are moved without regard to the
+    class, everything is normalised (group by group, since batches are small and nothing was
+    trained before), and the box head reads 5x5x5 cells in 3D.
+
+    Args:
+        in_channels: image channels.
+        out_channels: classes with background.
+        spatial_dims: 2 or 3.
+        depth: of the ResNet, 18, 34, 50 or 101.
+        base_channels: 32 gives the paper's widths; others scale them.
+        strides: see `medseg.models.resnet.ResNet`.
+        object_sizes: extents of typical objects in voxels, rows of `spatial_dims` numbers; None
+            takes the papers' anchors.
+        finest_stride: of the pyramid, per axis 1, 2 or 4; None follows `object_sizes`.
+        pyramid_channels: of the pyramid and the mask head; None takes the paper's 256 at its width.
+        mask_layers: convolutions of the mask head before the enlargement.
+        num_anchors: per voxel of a level.
+        max_proposals: of an image, for the second stage, in training and in prediction.
+        num_samples: of them, those of an image that the second stage learns from.
+        max_iou: of two detections of one class.
+        norm, activation, initialisation: see `medseg.models.blocks`.
+
+    Attributes:
+        stride: see `medseg.models.detection.objects.Detector`.
+
+    Shapes:
+        image (N, in_channels, *S), any S, to "features", "rpn_logits" and "rpn_deltas", lists of
+        tensors; `losses` and `detect` run the second stage on them.
+
+    Source: He et al. 2017, ICCV; Ren et al. 2015, NIPS; Lin et al. 2017, CVPR 936.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        spatial_dims: int = 3,
+        depth: Depth = 50,
+        base_channels: int = 32,
+        strides: Strides | None = None,
+        object_sizes: Sizes | None = None,
+        finest_stride: Sequence[int] | None = None,
+        pyramid_channels: int | None = None,
+        mask_layers: int = 4,
+        num_anchors: int = NUM_ANCHORS,
+        max_proposals: int = 1000,
+        num_samples: int = 128,
+        max_iou: float = 0.5,
+        norm: Norm = "group",
+        activation: Activation = "relu",
+        initialisation: Initialisation = "he",
+    ) -> None:
+        super().__init__()
+        width = pyramid_channels or scaled(256, base_channels)
+        self.spatial_dims = spatial_dims
+        self.max_proposals = max_proposals
+        self.num_samples = num_samples
+        self.max_iou = max_iou
+        self.pyramid = PyramidEncoder(
+            in_channels,
+            spatial_dims=spatial_dims,
+            depth=depth,
+            base_channels=base_channels,
+            channels=width,
+            strides=strides,
+            finest_stride=finest_stride or finest_stride_for(object_sizes, spatial_dims),
+            norm=norm,
+            activation=activation,
+        )
+        self.proposals = RegionProposals(
+            spatial_dims,
+            width,
+            anchors=plan_anchors(object_sizes, self.pyramid.level_strides, num_anchors=num_anchors),
+            level_strides=self.pyramid.level_strides,
+            norm=norm,
+            activation=activation,
+        )
+        self.pyramid.smooth_only(self.proposals.anchors.levels)
+        self.box_size = (7,) * 2 if spatial_dims == 2 else (5,) * 3
+        self.mask_size = (14,) * 2 if spatial_dims == 2 else (10,) * 3
+        self.boxes = BoxHead(
+            width,
+            out_channels,
+            cells=self.box_size,
+            hidden=scaled(1024, base_channels),
+            activation=activation,
+        )
+        self.masks = MaskHead(
+            spatial_dims,
+            width,
+            out_channels,
+            num_layers=mask_layers,
+            norm=norm,
+            activation=activation,
+        )
+        self.stride = self.pyramid.stride
+        self.min_size = (1,) * spatial_dims
+        initialise(self, initialisation, negative_slope=0.0)
+        self.proposals.reset_outputs()
+        self.boxes.reset_outputs()
+
+    def forward(self, image: Tensor) -> dict[str, Output]:
+        levels = self.pyramid(image)
+        logits, deltas = self.proposals(levels)
+        return {"features": levels, "rpn_logits": logits, "rpn_deltas": deltas}
+
+    def losses(
+        self,
+        outputs: dict[str, Output],
+        objects: Sequence[Objects],
+        semantic: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        levels, logits, deltas = _parts(outputs)
+        terms = self.proposals.losses(logits, deltas, objects)
+        shape = covered_by(levels[0], self.pyramid.level_strides[0])
+        proposals = self.proposals.proposals(
+            logits,
+            deltas,
+            shape=shape,
+            max_candidates=self.max_proposals,
+            max_proposals=self.max_proposals,
+        )
+        rois, matches = [], []
+        for boxes, reference in zip(proposals, objects, strict=True):
+            chosen, match = self._sample(boxes, reference)
+            rois.append(chosen)
+            matches.append(match)
+        scores, shifts = self.boxes(self._pooled(levels, rois, self.box_size))
+        classes = torch.cat(
+            [_class_of(match, reference) for match, reference in zip(matches, objects, strict=True)]
+        )
+        together = torch.cat(rois)
+        wanted = torch.cat(
+            [
+                reference.boxes[match.clamp_min(0)] if len(reference) else torch.zeros_like(boxes)
+                for boxes, match, reference in zip(rois, matches, objects, strict=True)
+            ]
+        )
+        ups = (classes > 0).nonzero()[:, 0]
+        count = max(1, len(classes))
+        terms["score"] = F.cross_entropy(scores, classes, reduction="sum") / count
+        targets = encode(wanted[ups], together[ups]) / self._box_scale(together)
+        terms["box"] = F.smooth_l1_loss(shifts[ups], targets, reduction="sum") / count
+        terms["mask"] = self._mask_loss(levels, rois, matches, objects)
+        return terms
+
+    @torch.no_grad()
+    def detect(
+        self,
+        outputs: dict[str, Output],
+        *,
+        shape: Sequence[int],
+        max_objects: int = 1000,
+        min_score: float = 0.05,
+    ) -> list[Detections]:
+        levels, logits, deltas = _parts(outputs)
+        proposals = self.proposals.proposals(
+            logits,
+            deltas,
+            shape=shape,
+            max_candidates=max(self.max_proposals, max_objects),
+            max_proposals=max(self.max_proposals, max_objects),
+        )
+        scores, shifts = self.boxes(self._pooled(levels, proposals, self.box_size))
+        probabilities = scores.softmax(1)
+        rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        start = 0
+        for boxes in proposals:
+            of_image = slice(start, start + len(boxes))
+            start += len(boxes)
+            moved = clip(decode(shifts[of_image] * self._box_scale(boxes), boxes), shape)
+            rows.append(self._best(moved, probabilities[of_image], max_objects, min_score))
+        found = [boxes for boxes, _, _ in rows]
+        cells = self._mask_cells(levels, found, torch.cat([classes for *_, classes in rows]))
+        pieces = cells.split([len(boxes) for boxes in found])
+        return [
+            detections_from_cells(boxes, values, classes, part, shape=shape)
+            for (boxes, values, classes), part in zip(rows, pieces, strict=True)
+        ]
+
+    def semantic_logits(self, outputs: dict[str, Output], *, shape: Sequence[int]) -> Tensor | None:
+        return None
+
+    def _best(
+        self, boxes: Tensor, probabilities: Tensor, max_objects: int, min_score: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and classes that are left after suppression within each class."""
+        index, column = (probabilities[:, 1:] >= min_score).nonzero(as_tuple=True)
+        classes, scores = column + 1, probabilities[index, column + 1]
+        kept = nms(boxes[index], scores, max_iou=self.max_iou, groups=classes)[:max_objects]
+        return boxes[index][kept], scores[kept], classes[kept]
+
+    def _sample(self, proposals: Tensor, reference: Objects) -> tuple[Tensor, Tensor]:
+        """Boxes for the second stage to learn from and the object of each, -1 for none.
+
+        The objects' own boxes are among the candidates (Ren et al. 2015), so that the heads learn
+        before the proposals are any good.
+        """
+        candidates = torch.cat((proposals, reference.boxes))
+        match, _ = match_by_overlap(candidates, reference.boxes, min_iou=0.5)
+        ups, downs = sampled(match >= 0, match < 0, count=self.num_samples, share=0.25)
+        chosen = torch.cat((ups, downs))
+        return candidates[chosen], match[chosen]
+
+    def _pooled(
+        self, levels: Sequence[Tensor], boxes: Sequence[Tensor], size: tuple[int, ...]
+    ) -> Tensor:
+        return pooled_from_levels(
+            [levels[n] for n in self.proposals.anchors.levels],
+            boxes,
+            output_size=size,
+            strides=[self.pyramid.level_strides[n] for n in self.proposals.anchors.levels],
+        )
+
+    def _mask_loss(
+        self,
+        levels: Sequence[Tensor],
+        rois: Sequence[Tensor],
+        matches: Sequence[Tensor],
+        objects: Sequence[Objects],
+    ) -> Tensor:
+        """Cross entropy of the masks of boxes with an object, in the channel of its class."""
+        inside = [match >= 0 for match in matches]
+        boxes = [rows[keep] for rows, keep in zip(rois, inside, strict=True)]
+        logits = self.masks(self._pooled(levels, boxes, self.mask_size)).float()
+        size = tuple(logits.shape[2:])
+        targets = torch.cat(
+            [
+                masks_in_boxes(reference.masks, match[keep], rows, output_size=size)
+                for reference, match, keep, rows in zip(
+                    objects, matches, inside, boxes, strict=True
+                )
+            ]
+        )
+        classes = torch.cat(
+            [
+                reference.classes[match[keep]]
+                for reference, match, keep in zip(objects, matches, inside, strict=True)
+            ]
+        )
+        chosen = logits[torch.arange(len(classes), device=classes.device), classes - 1]
+        loss = F.binary_cross_entropy_with_logits(
+            chosen, (targets >= 0.5).to(chosen.dtype), reduction="sum"
+        )
+        return loss / max(1, chosen.numel())
+
+    def _mask_cells(
+        self, levels: Sequence[Tensor], boxes: Sequence[Tensor], classes: Tensor
+    ) -> Tensor:
+        """Mask probabilities (n, *cells) of all images' boxes, some boxes at a time."""
+        size = tuple(2 * n for n in self.mask_size)
+        parts = []
+        start = 0
+        for n, rows in enumerate(boxes):
+            of_image = [level[n : n + 1] for level in levels]
+            for chunk in rows.split(MASKS_AT_ONCE):
+                own = classes[start : start + len(chunk)]
+                start += len(chunk)
+                logits = self.masks(self._pooled(of_image, [chunk], self.mask_size)).float()
+                parts.append(logits[torch.arange(len(own), device=own.device), own - 1].sigmoid())
+        if not parts:
+            return torch.zeros(0, *size, device=levels[0].device)
+        return torch.cat(parts)
+
+    def _box_scale(self, boxes: Tensor) -> Tensor:
+        shift, ratio = BOX_SCALE
+        dims = self.spatial_dims
+        return torch.tensor([shift] * dims + [ratio] * dims, device=boxes.device)
+
+
+MASKS_AT_ONCE = 128
+"""Boxes whose masks are computed together in prediction, which bounds memory."""
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers, then class logits and shifts of the box."""
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        *,
+        cells: tuple[int, ...],
+        hidden: int,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        features = channels
+        for extent in cells:
+            features *= extent
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(features, hidden),
+            activation_layer(activation),
+            nn.Linear(hidden, hidden),
+            activation_layer(activation),
+        )
+        self.scores = nn.Linear(hidden, out_channels)
+        self.shifts = nn.Linear(hidden, 2 * len(cells))
+
+    def reset_outputs(self) -> None:
+        """Small weights, so that training begins with even classes and unmoved boxes."""
+        nn.init.normal_(self.scores.weight, std=0.01)
+        nn.init.normal_(self.shifts.weight, std=0.001)
+        nn.init.zeros_(self.scores.bias)
+        nn.init.zeros_(self.shifts.bias)
+
+    def forward(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.layers(cells)
+        return self.scores(hidden).float(), self.shifts(hidden).float()
+
+
+class MaskHead(nn.Module):
+    """Some 3x3 convolutions, an enlargement to twice the cells, and a mask per class.
+
+    Shapes:
+        (n, channels, *m) to logits (n, out_channels - 1, *2m).
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        channels: int,
+        out_channels: int,
+        *,
+        num_layers: int,
+        norm: Norm,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(
+                ConvNormAct(
+                    spatial_dims,
+                    channels,
+                    channels,
+                    kernel_size=(3,) * spatial_dims,
+                    norm=norm,
+                    activation=activation,
+                )
+                for _ in range(num_layers)
+            ),
+            up_conv(spatial_dims, channels, channels, stride=(2,) * spatial_dims),
+            activation_layer(activation),
+        )
+        self.logits = conv(
+            spatial_dims, channels, out_channels - 1, kernel_size=(1,) * spatial_dims
+        )
+
+    def forward(self, cells: Tensor) -> Tensor:
+        return self.logits(self.layers(cells))
+
+
+def _class_of(match: Tensor, reference: Objects) -> Tensor:
+    """Class of each box's object, 0 for background."""
+    if not len(reference):
+        return torch.zeros_like(match)
+    return torch.where(match >= 0, reference.classes[match.clamp_min(0)], 0)
+
+
+def _parts(outputs: dict[str, Output]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    return (
+        cast(list[Tensor], outputs["features"]),
+        cast(list[Tensor], outputs["rpn_logits"]),
+        cast(list[Tensor], outputs["rpn_deltas"]),
+    )
