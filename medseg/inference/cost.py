@@ -20,6 +20,7 @@ from medseg.inference.live_bytes import LiveBytes
 from medseg.inference.precision import autocast
 from medseg.losses.deep_supervision import DeepSupervision
 from medseg.losses.dice_ce import DiceCELoss
+from medseg.models.detection.objects import Detector, Objects
 
 _NORMS = (
     nn.GroupNorm,
@@ -28,6 +29,10 @@ _NORMS = (
     nn.InstanceNorm2d,
     nn.InstanceNorm3d,
 )
+NUM_CUBES = 4
+NUM_DETECTED = 100
+"""Objects that a network learns, and finds at most, while it is measured."""
+
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU)
 
 
@@ -91,6 +96,9 @@ def measure_cost(
 ) -> Cost:
     """Runs the network at a patch and measures it; its weights stay as they are.
 
+    A network that finds objects learns a handful of cubes in every patch, and its forward pass ends
+    with what it finds; its receptive field is that of its finest features.
+
     Raises:
         MedsegError: the network does not take such a patch.
     """
@@ -99,17 +107,27 @@ def measure_cost(
     batch = torch.randn(batch_size, in_channels, *patch_size, device=device)
     target = torch.randint(0, out_channels, (batch_size, *patch_size), device=device)
     loss = DeepSupervision(DiceCELoss())
+    references = [_cubes(patch_size, out_channels, device)] * batch_size
+
+    def loss_of_batch() -> Tensor:
+        outputs = network(batch)
+        if not isinstance(network, Detector):
+            return loss(outputs, target)
+        terms = network.losses(outputs, references, _class_map(references, target))
+        return torch.stack(list(terms.values())).sum()
 
     def step() -> None:
         network.train()
         with autocast(device, precision):
-            value = loss(network(batch), target)
+            value = loss_of_batch()
         value.backward()
 
     def forward() -> None:
         network.eval()
         with torch.inference_mode(), autocast(device, precision):
-            network(image)
+            outputs = network(image)
+            if isinstance(network, Detector):
+                network.detect(outputs, shape=patch_size, max_objects=NUM_DETECTED)
 
     field = receptive_field(network, image)
     with FlopCounterMode(display=False) as counter:
@@ -155,16 +173,46 @@ def receptive_field(network: nn.Module, image: Tensor) -> tuple[int, ...]:
     with warnings.catch_warnings(action="ignore"), torch.backends.mkldnn.flags(enabled=False):
         # Optimised convolutions may mix neighbouring voxels by factors that cancel (Winograd);
         # switching them off and on makes torch speak of Intel GPUs.
-        logits = probe(entry)
+        logits = _finest_map(probe(entry))
         middle = tuple(extent // 2 for extent in logits.shape[2:])
         gradient = torch.zeros_like(logits)
-        gradient[(slice(None), slice(None), *middle)] = math.nan
+        gradient.movedim((0, 1), (-2, -1))[middle] = math.nan
         reached = torch.autograd.grad(logits, entry, gradient)[0].isnan().any(1)[0]
     field = []
     for axis in range(reached.ndim):
         found = torch.nonzero(reached.transpose(0, axis).flatten(1).any(1))[:, 0]
         field.append(int(found[-1] - found[0]) + 1 if len(found) else 0)
     return tuple(field)
+
+
+def _finest_map(outputs: Any) -> Tensor:
+    """Logits, or the first and finest map among the outputs of a network that finds objects."""
+    if isinstance(outputs, dict):
+        outputs = next(iter(outputs.values()))
+    return outputs[0] if isinstance(outputs, list) else outputs
+
+
+def _cubes(patch_size: tuple[int, ...], out_channels: int, device: str) -> Objects:
+    """Cubes of a quarter of the patch along every axis, of all classes in turn."""
+    masks = torch.zeros((NUM_CUBES, *patch_size), dtype=torch.bool, device=device)
+    for n in range(NUM_CUBES):
+        spans: list[slice] = []
+        for extent in patch_size:
+            side = max(1, extent // 4)
+            start = n * (extent - side) // max(1, NUM_CUBES - 1)
+            spans.append(slice(start, start + side))
+        masks[n][tuple(spans)] = True
+    classes = torch.arange(NUM_CUBES, device=device) % max(1, out_channels - 1) + 1
+    return Objects.from_masks(masks, classes)
+
+
+def _class_map(references: list[Objects], like: Tensor) -> Tensor:
+    """The class of each voxel of a batch; shape and device of `like`."""
+    maps = torch.zeros_like(like)
+    for n, reference in enumerate(references):
+        for mask, class_id in zip(reference.masks, reference.classes, strict=True):
+            maps[n] = maps[n].where(~mask, class_id)
+    return maps
 
 
 def _linearised(network: nn.Module) -> nn.Module:
