@@ -36,9 +36,19 @@ class Count:
     def __init__(self, bar: Progress, task: TaskID) -> None:
         self._bar = bar
         self._task = task
+        self._whole = 0
 
     def __call__(self) -> None:
         self._bar.advance(self._task)
+
+    def share(self, part: float) -> None:
+        """Says how much of the present one is done, 0 to 1."""
+        self._bar.update(self._task, completed=self._whole + min(part, 1.0))
+
+    def next(self) -> None:
+        """Counts the present one as done, whatever its share was."""
+        self._whole += 1
+        self._bar.update(self._task, completed=self._whole)
 
     def start(self, total: int) -> None:
         """Says how many there are, where that is only known after the work has begun."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
-from medseg.cli.console import console, counting
+from medseg.cli.console import Count, console, counting
 from medseg.cli.predictors import Algorithm, choose_predictor
 from medseg.config.build import accepts, build
 from medseg.config.compose import quoted
@@ -16,6 +16,10 @@ from medseg.core.errors import ConfigError, InputError, OutputError
 from medseg.core.identity import Case
 from medseg.core.protocols import Source, Writer
 from medseg.inference.cases import CaseOutcome, predict_cases
+from medseg.inference.predictor import NetworkPredictor, Progress
+
+WINDOWS_WORTH_TELLING = 50
+SECONDS_WORTH_TELLING = 20
 
 
 def run(cfg: DictConfig) -> int:
@@ -50,16 +54,43 @@ def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
         raise InputError("source.folder", "holds no images", "set source.folder=<folder of images>")
     _require_apart(cases, Path(cfg.paths.output))
     writers = build_writers(cfg.get("output"), chosen.algorithm)
+    predictor = chosen.make()
     with counting("predicting", len(cases)) as step:
+        if isinstance(predictor, NetworkPredictor):
+            predictor.on_progress = _WindowsShown(step)
         outcomes = predict_cases(
-            chosen.make(),
+            predictor,
             cases,
             writers=writers,
             folder=Path(cfg.paths.output),
-            on_done=lambda _: step(),
+            # Whoever sets a budget has large images: two at once could break it.
+            overlaps=cfg.inference.memory_budget_gib is None,
+            on_done=lambda _: step.next(),
         )
     refused = source.describe().refused
     return outcomes + [CaseOutcome(error.where, error=error) for error in refused]
+
+
+class _WindowsShown:
+    """Shows how far an image has come, and before long ones what they will take.
+
+    Args:
+        step: the bar of the cases.
+    """
+
+    def __init__(self, step: Count) -> None:
+        self._step = step
+        self._done = 0
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.done == 0:
+            if progress.total >= WINDOWS_WORTH_TELLING:
+                console.print(f"{progress.total} windows, {progress.memory}", markup=False)
+        elif self._done == 0 and progress.expected_seconds >= SECONDS_WORTH_TELLING:
+            minutes = progress.expected_seconds / 60
+            console.print(f"about {minutes:.1f} min for this image", markup=False)
+        self._done = progress.done
+        self._step.share(progress.done / progress.total)
 
 
 def build_writers(output: DictConfig | None, algorithm: Algorithm) -> list[Writer]:

@@ -1,15 +1,19 @@
-"""Many cases through one predictor: reading ahead, writing, and going on when one fails."""
+"""Many cases through one predictor, in one process: the next case is read and prepared, and the
+last one written, while the network computes; when one fails the others go on.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from medseg.core.errors import MedsegError
 from medseg.core.identity import Case
@@ -18,6 +22,19 @@ from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.core.volume import Volume
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class PreparesImages(Protocol):
+    """A predictor whose work on an image before the network can be done ahead."""
+
+    def prepare(self, volume: Volume) -> Any: ...
+
+    def predict_prepared(
+        self, prepared: Any, *, wants_probabilities: bool = False
+    ) -> tuple[LabelMap, ProbabilityMap | None]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +45,7 @@ class CaseOutcome:
         key: case key.
         paths: files written.
         error: why it failed; None if it did not.
-        seconds: reading excluded where it overlapped with the case before.
+        seconds: of the network and of writing.
         result: the label map, if it was asked to be kept.
     """
 
@@ -46,11 +63,10 @@ def predict_cases(
     writers: Sequence[Writer],
     folder: Path,
     keeps_results: bool = False,
+    overlaps: bool = True,
     on_done: Callable[[CaseOutcome], None] | None = None,
 ) -> list[CaseOutcome]:
     """Predicts and writes every case; a case that fails is reported and the others go on.
-
-    The next case is read while one is predicted.
 
     Args:
         predictor: what segments.
@@ -58,37 +74,33 @@ def predict_cases(
         writers: each writes every result below `folder`.
         folder: made by the writers.
         keeps_results: keep label maps in the outcomes.
-        on_done: called after each case.
+        overlaps: read the next case and write the last one while the network computes; at most
+            three cases are then in memory, otherwise one.
+        on_done: called after each case, in their order.
     """
-    outcomes = []
-    for case, image in _read_ahead(cases):
-        start = time.monotonic()
-        paths: list[Path] = []
-        result = None
-        error: MedsegError | None = None
-        try:
-            if isinstance(image, MedsegError):
-                raise image
-            segmented = segment(predictor, with_image(case, image), writers=writers)
-            result = segmented.label_map
-            paths = write_segmented(segmented, case, writers=writers, folder=folder)
-            del segmented
-        except MedsegError as problem:
-            error = problem
-        except Exception as problem:
-            error = unexpected_error(case, problem)
-        outcome = CaseOutcome(
-            case.key,
-            tuple(paths),
-            error,
-            time.monotonic() - start,
-            result if keeps_results else None,
-        )
-        if error is None:
-            logger.info("%s predicted in %.1f s", case.key, outcome.seconds)
-        outcomes.append(outcome)
-        if on_done:
-            on_done(outcome)
+    outcomes: list[CaseOutcome] = []
+    pending: deque[Future[CaseOutcome]] = deque()
+
+    def collect(left: int) -> None:
+        while len(pending) > left:
+            outcomes.append(pending.popleft().result())
+            if on_done:
+                on_done(outcomes[-1])
+
+    with ThreadPoolExecutor(1, "writing") as pool:
+        for case, prepared in _prepared(predictor, cases, overlaps=overlaps):
+            start = time.monotonic()
+            segmented = (
+                prepared
+                if isinstance(prepared, MedsegError)
+                else _guarded(case, partial(_segment_prepared, predictor, case, prepared, writers))
+            )
+            del prepared  # its memory is wanted for the next one
+            finish = partial(_finish, case, segmented, writers, folder, keeps_results)
+            pending.append(pool.submit(finish, time.monotonic() - start))
+            del segmented, finish
+            collect(1 if overlaps else 0)
+        collect(0)
     return outcomes
 
 
@@ -107,7 +119,7 @@ def with_image(case: Case, image: Volume) -> Case:
 
 def segment(predictor: Predictor, case: Case, *, writers: Sequence[Writer]) -> Segmented:
     """What the writers need of a case, from one run of the predictor."""
-    if any("probabilities" in _taken(writer) for writer in writers):
+    if _want_probabilities(writers):
         return Segmented(*predictor.predict_with_probabilities(case))
     return Segmented(predictor.predict(case))
 
@@ -143,7 +155,7 @@ def unexpected_error(case: Case, problem: Exception) -> MedsegError:
         return MedsegError(
             case.key,
             "does not fit into the memory",
-            "set inference.window_batch=1, or use a machine with more memory",
+            "set inference.memory_budget_gib to what is free, or use a machine with more memory",
             code="E_MEMORY",
         )
     place = traceback.extract_tb(problem.__traceback__)[-1]
@@ -155,19 +167,70 @@ def unexpected_error(case: Case, problem: Exception) -> MedsegError:
     )
 
 
-def _read_ahead(cases: Sequence[Case]) -> Iterator[tuple[Case, Volume | MedsegError]]:
-    def read(case: Case) -> Volume | MedsegError:
-        try:
-            return case.read_image()
-        except MedsegError as error:
-            return error
-        except Exception as error:
-            return unexpected_error(case, error)
+def _want_probabilities(writers: Sequence[Writer]) -> bool:
+    return any("probabilities" in _taken(writer) for writer in writers)
 
-    with ThreadPoolExecutor(1) as pool:
-        futures = [pool.submit(read, case) for case in cases[:1]]
+
+def _segment_prepared(
+    predictor: Predictor, case: Case, prepared: Any, writers: Sequence[Writer]
+) -> Segmented:
+    if isinstance(predictor, PreparesImages):
+        wanted = _want_probabilities(writers)
+        return Segmented(*predictor.predict_prepared(prepared, wants_probabilities=wanted))
+    return segment(predictor, with_image(case, prepared), writers=writers)
+
+
+def _finish(
+    case: Case,
+    segmented: Segmented | MedsegError,
+    writers: Sequence[Writer],
+    folder: Path,
+    keeps_results: bool,
+    seconds: float,
+) -> CaseOutcome:
+    """Writes what was found for a case, which took so many seconds."""
+    if isinstance(segmented, MedsegError):
+        return CaseOutcome(case.key, error=segmented, seconds=seconds)
+    start = time.monotonic()
+    work = partial(write_segmented, segmented, case, writers=writers, folder=folder)
+    written = _guarded(case, work)
+    seconds += time.monotonic() - start
+    if isinstance(written, MedsegError):
+        return CaseOutcome(case.key, error=written, seconds=seconds)
+    logger.info("%s predicted in %.1f s", case.key, seconds)
+    kept = segmented.label_map if keeps_results else None
+    return CaseOutcome(case.key, tuple(written), seconds=seconds, result=kept)
+
+
+def _guarded(case: Case, work: Callable[[], T]) -> T | MedsegError:
+    """What some work gives, or the error it ends with."""
+    try:
+        return work()
+    except MedsegError as error:
+        return error
+    except Exception as problem:
+        return unexpected_error(case, problem)
+
+
+def _prepared(
+    predictor: Predictor, cases: Sequence[Case], *, overlaps: bool
+) -> Iterator[tuple[Case, Any]]:
+    """Each case with its image, prepared if the predictor does that, or with the error that kept it
+    from being read.
+    """
+
+    def load(case: Case) -> Any:
+        image = case.read_image()
+        return predictor.prepare(image) if isinstance(predictor, PreparesImages) else image
+
+    if not overlaps:
+        for case in cases:
+            yield case, _guarded(case, partial(load, case))
+        return
+    with ThreadPoolExecutor(1, "reading") as pool:
+        waiting = deque(pool.submit(_guarded, c, partial(load, c)) for c in cases[:1])
         for n, case in enumerate(cases):
-            image = futures.pop().result()
-            if n + 1 < len(cases):
-                futures.append(pool.submit(read, cases[n + 1]))
+            image = waiting.popleft().result()
+            waiting.extend(pool.submit(_guarded, c, partial(load, c)) for c in cases[n + 1 : n + 2])
             yield case, image
+            del image

@@ -84,3 +84,18 @@ def test_without_a_terminal_training_writes_a_line_now_and_then(caplog, capsys):
     assert message.startswith("epoch 1: step 10 loss 1.500 Dice liver 0.500, 0:00:0")
     assert message.endswith(" left")
     assert capsys.readouterr().out == ""
+
+
+def test_a_bar_moves_within_a_case_and_counts_whole_ones(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(console, "console", Console(file=terminal, force_terminal=True, width=80))
+
+    with console.counting("predicting", 2) as count:
+        count.share(0.5)
+        count.next()
+        count.share(0.9)
+        bar = count._bar.tasks[0]
+        assert bar.completed == 1.9
+        count.next()
+
+    assert "2/2" in terminal.getvalue()

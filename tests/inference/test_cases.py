@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,8 +88,12 @@ def test_each_image_is_read_once(tmp_path):
     ("failure", "code", "message"),
     [
         (InputError("image", "is odd", "mend it"), "E_INPUT", "image: is odd; mend it"),
-        (MemoryError(), "E_MEMORY", "case_1: does not fit into the memory; set inference.window"),
-        (RuntimeError("CUDA out of memory. Tried"), "E_MEMORY", "inference.window_batch=1"),
+        (MemoryError(), "E_MEMORY", "case_1: does not fit into the memory; set inference.memory"),
+        (
+            RuntimeError("CUDA out of memory. Tried"),
+            "E_MEMORY",
+            "memory_budget_gib to what is free",
+        ),
         (ValueError("Mr LEAK^TEST"), "E_PREDICTION", "case_1: failed with ValueError in test_cas"),
         (KeyError("LEAK^TEST"), "E_PREDICTION", "please report it"),
     ],
@@ -128,3 +133,56 @@ def test_a_full_disk_is_told_for_each_case(tmp_path):
     outcomes = predict_cases(Threshold(), cases(2), writers=[FullDisk()], folder=tmp_path)
 
     assert [str(outcome.error).count("free some room") for outcome in outcomes] == [1, 1]
+
+
+class Prepared(Threshold):
+    """A predictor whose images are prepared ahead; it notes what happens when."""
+
+    def __init__(self, events: list[str], *, patience_s: float) -> None:
+        super().__init__()
+        self.events = events
+        self.patience_s = patience_s
+        self.num_prepared = threading.Semaphore(0)
+
+    def prepare(self, volume):
+        self.events.append("prepare")
+        self.num_prepared.release()
+        return volume
+
+    def predict_prepared(self, prepared, *, wants_probabilities=False):
+        self.num_prepared.acquire()
+        self.events.append("begin")
+        if self.num_prepared.acquire(timeout=self.patience_s):  # waits for the next one
+            self.num_prepared.release()
+        self.events.append("end")
+        return LabelMap((prepared.array[0] > 150).astype("uint8"), prepared.geometry), None
+
+
+def test_the_next_image_is_prepared_while_one_is_predicted(tmp_path):
+    events: list[str] = []
+
+    predictor = Prepared(events, patience_s=2)
+
+    outcomes = predict_cases(predictor, cases(), writers=[Notes()], folder=tmp_path)
+
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert events.index("prepare", events.index("prepare") + 1) < events.index("end")
+
+
+def test_one_case_after_the_other_keeps_one_in_memory(tmp_path):
+    events: list[str] = []
+
+    class Noting(Notes):
+        def write(self, result, case, *, folder):
+            events.append("write")
+            return super().write(result, case, folder=folder)
+
+    predict_cases(
+        Prepared(events, patience_s=0.1),
+        cases(),
+        writers=[Noting()],
+        folder=tmp_path,
+        overlaps=False,
+    )
+
+    assert events == ["prepare", "begin", "end", "write"] * 3
