@@ -1,0 +1,88 @@
+"""Services between a scanner and a real PACS: Orthanc, in a network namespace of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hospital_exchange
+import pytest
+from service_cases import tiny_bundle
+
+import medseg
+
+pytestmark = pytest.mark.network
+
+NEEDED = {"Orthanc": "orthanc", "storescu": "dcmtk", "unshare": "util-linux", "ip": "iproute2"}
+
+
+@pytest.fixture
+def exchange(tmp_path):
+    """Runs the exchange and gives its report."""
+    _require_programs()
+
+    def run(**wanted):
+        bundle = tiny_bundle(tmp_path / "bundle")
+        program = [sys.executable, str(Path(hospital_exchange.__file__)), str(tmp_path / "run")]
+        command = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *program]
+        done = subprocess.run(
+            [*command, str(bundle), json.dumps(wanted)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1500,
+            env=_environment(),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_every_study_has_one_result_in_the_archive(exchange):
+    report = exchange(num_store=2, num_web=2, within_s=600)
+
+    assert sound(report), report
+    assert report["exit_codes"] == {"node": 0, "web": 0}
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_doubled_while_archive_and_services_are_killed(exchange):
+    report = exchange(
+        num_store=6, num_web=6, pacs_kills=3, medseg_kills=6, pause_s=6, within_s=1200
+    )
+
+    assert report["kills"] == {"pacs": 3, "medseg": 6}
+    assert sound(report), report
+
+
+def sound(report: dict) -> bool:
+    faults = [report[name] for name in ("lost", "duplicated", "torn", "strange")]
+    ledgers = report["ledgers"].values()
+    return (
+        faults == [0, 0, 0, 0]
+        and report["leaks"] == []
+        and all(set(ledger["states"]) == {"done"} for ledger in ledgers)
+        and all(ledger["integrity"] == "ok" and not ledger["files_torn"] for ledger in ledgers)
+    )
+
+
+def _environment() -> dict[str, str]:
+    tests = Path(hospital_exchange.__file__).parent
+    paths = [str(Path(medseg.__file__).parents[1]), str(tests)]
+    return {**os.environ, "PYTHONPATH": ":".join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def _require_programs() -> None:
+    path = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin:/usr/local/sbin"
+    for program, package in NEEDED.items():
+        if shutil.which(program, path=path) is None:
+            pytest.skip(f"{program} is not installed (Debian package {package})")
+    if not hospital_exchange.PLUGIN.exists():
+        pytest.skip("Orthanc's DICOMweb plugin is not installed (Debian package orthanc-dicomweb)")
+    if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a network namespace cannot be made; run as root")
