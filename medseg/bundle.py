@@ -27,6 +27,11 @@ from medseg.core.labels import LabelSet
 from medseg.data.plan import Plan
 
 FORMAT_VERSION = 1
+CASCADE_VERSION = 2
+"""Of bundles with a coarse network, which a medseg that knows none must not read as if they had
+none.
+"""
+COARSE = "coarse"
 MAX_YAML_BYTES = 4 * 2**20
 PLAIN_FILES = frozenset({"plan.yaml", "labels.yaml", "config.yaml"})
 NETWORK_PACKAGES = ("medseg.models",)
@@ -46,6 +51,7 @@ class ModelBundle:
         config: the training configuration, for people; never built from.
         card: name, notice, network, data, software versions and the sha256 of every file.
         sha256: of the card, and so of the whole bundle.
+        coarse: the bundle inside whose network says where this one's looks; None without a cascade.
     """
 
     folder: Path
@@ -54,6 +60,7 @@ class ModelBundle:
     config: Mapping[str, Any]
     card: Mapping[str, Any]
     sha256: str
+    coarse: ModelBundle | None = None
 
     @property
     def name(self) -> str:
@@ -110,11 +117,11 @@ class ModelBundle:
             )
         card_bytes = _read(folder / "card.yaml", limit=MAX_YAML_BYTES)
         card = _mapping(card_bytes, folder / "card.yaml")
-        if card.get("format_version") != FORMAT_VERSION:
+        if card.get("format_version") not in (FORMAT_VERSION, CASCADE_VERSION):
             raise BundleError(
                 folder / "card.yaml",
                 f"has format version {card.get('format_version')!r}, "
-                f"this medseg reads {FORMAT_VERSION}",
+                f"this medseg reads {FORMAT_VERSION} and {CASCADE_VERSION}",
                 "use the medseg version that wrote it, or train again",
             )
         network = card.get("network")
@@ -173,7 +180,25 @@ class ModelBundle:
         config = _mapping(
             _read(folder / "config.yaml", limit=MAX_YAML_BYTES), folder / "config.yaml"
         )
-        return cls(folder, plan, labels, config, card, hashlib.sha256(card_bytes).hexdigest())
+        coarse = None
+        if card["format_version"] == CASCADE_VERSION:
+            coarse = cls._load_coarse(folder, names)
+            _require_pair(folder, plan, labels, int(options["in_channels"]), coarse)
+        sha256 = hashlib.sha256(card_bytes).hexdigest()
+        return cls(folder, plan, labels, config, card, sha256, coarse)
+
+    @classmethod
+    def _load_coarse(cls, folder: Path, names: set[str]) -> ModelBundle:
+        inside = folder / COARSE
+        if f"{COARSE}/card.yaml" not in names:
+            raise BundleError(
+                folder / "card.yaml", "does not list its coarse network", "copy the bundle again"
+            )
+        # Looked at before it is loaded, so that a bundle cannot hold bundles without end.
+        card = _mapping(_read(inside / "card.yaml", limit=MAX_YAML_BYTES), inside / "card.yaml")
+        if card.get("format_version") != FORMAT_VERSION:
+            raise BundleError(inside / "card.yaml", "is no single network", "copy the bundle again")
+        return cls.load(inside)
 
     @classmethod
     def write(
@@ -185,6 +210,7 @@ class ModelBundle:
         labels: LabelSet,
         config: Mapping[str, Any],
         card: Mapping[str, Any],
+        coarse: ModelBundle | None = None,
     ) -> ModelBundle:
         """Writes a bundle and reads it back; the card is written last, so a half-written one is
         none.
@@ -194,6 +220,7 @@ class ModelBundle:
             weights: state dict of the network per file name, such as {"fold_0": ...}.
             plan, labels, config: see the class.
             card: needs "name" and "network" ({"class", "options"}); versions and hashes are added.
+            coarse: of the coarse network, already written into the folder "coarse" of this one.
         """
         folder = Path(folder)
         contents: dict[str, bytes] = {
@@ -206,15 +233,19 @@ class ModelBundle:
             contents[f"weights/{name}.safetensors"] = save_tensors(plain)
         for name, content in contents.items():
             write_bytes(folder / name, content)
+        hashes = {name: hashlib.sha256(c).hexdigest() for name, c in contents.items()}
+        if coarse is not None:
+            assert coarse.folder == folder / COARSE
+            hashes[f"{COARSE}/card.yaml"] = coarse.sha256
         full_card = {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if coarse is None else CASCADE_VERSION,
             **card,
             "software": {
                 "medseg": version("medseg"),
                 "torch": str(torch.__version__),
                 "python": platform.python_version(),
             },
-            "sha256": {name: hashlib.sha256(c).hexdigest() for name, c in contents.items()},
+            "sha256": hashes,
         }
         write_text(folder / "card.yaml", yaml.safe_dump(full_card, sort_keys=False, width=110))
         return cls.load(folder)
@@ -252,6 +283,23 @@ class ModelBundle:
     @property
     def weight_files(self) -> Sequence[str]:
         return sorted(str(name) for name in self.card["sha256"] if str(name).startswith("weights/"))
+
+
+def _require_pair(
+    folder: Path, plan: Plan, labels: LabelSet, num_channels: int, coarse: ModelBundle
+) -> None:
+    """Raises an error unless a coarse network sees the same images and labels."""
+    if (
+        plan.spatial_dims != 3
+        or plan.coarse_margin_mm is None
+        or coarse.plan.spatial_dims != 3
+        or coarse.plan.orientation != plan.orientation
+        or coarse.num_channels != num_channels
+        or coarse.labels != labels
+    ):
+        raise BundleError(
+            folder, "and its coarse network are made for different images", "train again"
+        )
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -168,6 +168,7 @@ def perfect_bundle(
     labels: LabelSet = LABELS,
     options: Mapping[str, Any] | None = None,
     card: Mapping[str, Any] | None = None,
+    coarse: ModelBundle | None = None,
     **plan: Any,
 ) -> ModelBundle:
     """A bundle of `PerfectNetwork`, one fold per value; needs
@@ -179,6 +180,7 @@ def perfect_bundle(
         plan=small_plan(**{"normalisation": ({"kind": "scale_255"},) * 3, **plan}),
         labels=labels,
         config={},
+        coarse=coarse,
         card={
             "name": "perfect",
             "mirror_axes": mirror_axes,

@@ -143,13 +143,13 @@ def test_the_folder_above_a_bundle_gets_a_suggestion(written):
     assert error.remedy == f"did you mean bundle={written.folder}?"
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [3, "1", None])
 def test_another_format_is_refused(folder, version):
     change_card(folder, format_version=version)
 
     error = refusal(folder)
 
-    assert f"has format version {version!r}, this medseg reads 1" in error.what
+    assert f"has format version {version!r}, this medseg reads 1 and 2" in error.what
     assert "the medseg version that wrote it" in error.remedy
 
 
@@ -313,3 +313,65 @@ def test_a_bundle_cut_short_while_written_is_none(folder):
     (folder / "card.yaml").unlink()
 
     assert "holds no card.yaml" in refusal(folder).what
+
+
+@pytest.fixture
+def cascade(tmp_path):
+    """A bundle with a coarse network, to spoil."""
+    parts = {
+        "weights": {"fold_0": untrained().state_dict()},
+        "labels": LABELS,
+        "config": {},
+        "card": {"network": {"class": "medseg.models.unet.UNet", "options": OPTIONS}},
+    }
+    coarse = ModelBundle.write(tmp_path / "both" / "coarse", plan=small_plan(), **parts)
+    fine = small_plan(cascade=True, coarse_spacing_mm=(4, 4, 4), coarse_margin_mm=8.0)
+    return ModelBundle.write(tmp_path / "both", plan=fine, coarse=coarse, **parts).folder
+
+
+def test_a_cascade_is_loaded_with_its_coarse_network(cascade):
+    loaded = ModelBundle.load(cascade)
+
+    assert loaded.card["format_version"] == 2
+    assert loaded.weight_files == ["weights/fold_0.safetensors"]
+    assert loaded.coarse.folder == cascade / "coarse"
+    assert loaded.coarse.coarse is None
+    assert ModelBundle.load(cascade / "coarse").sha256 == loaded.coarse.sha256
+
+
+def test_a_single_network_keeps_the_format_of_earlier_versions(written):
+    assert written.card["format_version"] == 1
+    assert written.coarse is None
+
+
+@pytest.mark.parametrize("name", ["card.yaml", "plan.yaml", "weights/fold_0.safetensors"])
+def test_an_altered_byte_of_the_coarse_network_is_noticed(cascade, name):
+    content = bytearray((cascade / "coarse" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (cascade / "coarse" / name).write_bytes(content)
+
+    assert "sha256" in refusal(cascade).what
+
+
+def test_a_cascade_without_its_coarse_network_is_refused(cascade):
+    card = yaml.safe_load((cascade / "card.yaml").read_text())
+    del card["sha256"]["coarse/card.yaml"]
+    (cascade / "card.yaml").write_text(yaml.safe_dump(card))
+
+    assert "does not list its coarse network" in refusal(cascade).what
+
+
+def test_a_bundle_inside_the_coarse_network_is_refused(cascade):
+    change_card(cascade / "coarse", format_version=2)
+    content = (cascade / "coarse" / "card.yaml").read_bytes()
+    change_file(cascade, "coarse/card.yaml", content)
+
+    assert "is no single network" in refusal(cascade).what
+
+
+def test_a_coarse_network_for_other_labels_is_refused(cascade):
+    labels = yaml.safe_dump(LABELS.from_names(["background", "kidney"]).to_mapping())
+    change_file(cascade / "coarse", "labels.yaml", labels.encode())
+    change_file(cascade, "coarse/card.yaml", (cascade / "coarse" / "card.yaml").read_bytes())
+
+    assert "made for different images" in refusal(cascade).what

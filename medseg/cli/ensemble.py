@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 from safetensors.torch import load_file
+from torch import Tensor
 
-from medseg.bundle import ModelBundle
+from medseg.bundle import COARSE, ModelBundle
 from medseg.cli.collection import Collection
 from medseg.cli.console import console
 from medseg.cli.folds import Fold, find_folds, read_cases
@@ -132,8 +133,18 @@ def _write_bundle(
 ) -> ModelBundle:
     """All folds' weights with one plan, and what was found on the cases that they kept back."""
     first = folds[0].bundle
-    dropped = {"format_version", "software", "sha256", "training", "postprocess", "temperature"}
-    card = {key: value for key, value in first.card.items() if key not in dropped}
+    coarse = None
+    if first.coarse is not None:
+        pairs = [(fold.number, fold.bundle.coarse) for fold in folds if fold.bundle.coarse]
+        coarse = ModelBundle.write(
+            folder / COARSE,
+            weights=_weights(pairs),
+            plan=first.coarse.plan,
+            labels=first.coarse.labels,
+            config=first.coarse.config,
+            card=_shared_card(first.coarse),
+        )
+    card = _shared_card(first)
     card["data"] = {
         **dict(card.get("data") or {}),
         "num_training_cases": len(folds[0].trained | set(folds[0].validated)),
@@ -141,11 +152,8 @@ def _write_bundle(
     card["data"].pop("training_cases_sha256", None)
     return ModelBundle.write(
         folder,
-        weights={
-            f"fold_{fold.number}": load_file(fold.bundle.folder / name)
-            for fold in folds
-            for name in fold.bundle.weight_files
-        },
+        weights=_weights([(fold.number, fold.bundle) for fold in folds]),
+        coarse=coarse,
         plan=first.plan,
         labels=first.labels,
         config=first.config,
@@ -165,6 +173,19 @@ def _write_bundle(
             "temperature": round(calibration.temperature, 4),
         },
     )
+
+
+def _weights(bundles: Sequence[tuple[int, ModelBundle]]) -> dict[str, dict[str, Tensor]]:
+    return {
+        f"fold_{number}": load_file(bundle.folder / name)
+        for number, bundle in bundles
+        for name in bundle.weight_files
+    }
+
+
+def _shared_card(bundle: ModelBundle) -> dict[str, Any]:
+    dropped = {"format_version", "software", "sha256", "training", "postprocess", "temperature"}
+    return {key: value for key, value in bundle.card.items() if key not in dropped}
 
 
 def _write_report(

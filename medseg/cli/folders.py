@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medseg.config.compose import Composition
 from medseg.core.errors import ConfigError, OutputError
+from medseg.training.checkpoint_files import COARSE_FOLDER
 
 
 def require_usable(composition: Composition, *, command: str) -> None:
@@ -32,7 +33,8 @@ def require_usable(composition: Composition, *, command: str) -> None:
 
 def require_fresh(folder: Path, *, resume: bool) -> None:
     """Raises an error if a training that does not go on would overwrite another's checkpoints."""
-    if not resume and any((folder / "checkpoints").glob("*")):
+    places = (folder / "checkpoints", folder / COARSE_FOLDER / "checkpoints")
+    if not resume and any(path for place in places for path in place.glob("*")):
         raise ConfigError(
             folder,
             "holds the checkpoints of an earlier training",

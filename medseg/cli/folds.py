@@ -134,17 +134,24 @@ def _require_alike(folds: Sequence[Fold]) -> None:
 
 def _shared(fold: Fold) -> dict[str, Any]:
     """What all folds of an ensemble must agree in."""
-    card = fold.bundle.card
+    shared = {**_shared_by(fold.bundle), "num_folds": fold.num_folds}
+    if fold.bundle.coarse is not None:
+        coarse = _shared_by(fold.bundle.coarse)
+        shared |= {f"coarse.{key}": value for key, value in coarse.items()}
+    return shared
+
+
+def _shared_by(bundle: ModelBundle) -> dict[str, Any]:
+    card = bundle.card
     network = card["network"]
-    plan = fold.bundle.plan.to_dict()
+    plan = bundle.plan.to_dict()
     return {
         **{f"plan.{key}": value for key, value in plan.items() if key not in _FREE_ENTRIES},
-        "labels": fold.bundle.labels.to_mapping(),
+        "labels": bundle.labels.to_mapping(),
         "network": network["class"],
         **{f"network.{key}": value for key, value in sorted(network["options"].items())},
         "channel_names": _data(card).get("channel_names"),
-        "mirror_axes": fold.bundle.mirror_axes,
-        "num_folds": fold.num_folds,
+        "mirror_axes": bundle.mirror_axes,
     }
 
 

@@ -31,7 +31,7 @@ from medseg.data.readings import Readings
 from medseg.data.spec import DatasetSpec
 from medseg.data.split import Split, split_cases
 from medseg.inference.precision import device_of
-from medseg.training.checkpoint_files import CHECKPOINT_NAME, has_checkpoint
+from medseg.training.checkpoint_files import CHECKPOINT_NAME, COARSE_FOLDER, has_checkpoint
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def prepare_data(cfg: DictConfig) -> Preparation:
         wanted = adopted_plan(
             given, start, num_channels=fingerprint.num_channels, channel_names=channel_names
         )
-    plan = _plan(cfg, fingerprint, spec, labels, given=given, wanted=wanted, device=device)
-    if has_checkpoint(folder / CHECKPOINT_NAME):
+    plan = finished_plan(cfg, fingerprint, spec, labels, given=given, wanted=wanted, device=device)
+    if any(has_checkpoint(place / CHECKPOINT_NAME) for place in (folder, folder / COARSE_FOLDER)):
         settings = OmegaConf.to_container(cfg, resolve=True)
         require_same_training(settings, split, folder=folder)  # type: ignore[arg-type]
     fingerprint.save(folder / "fingerprint.json", labels=labels)
@@ -145,7 +145,7 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     )
 
 
-def _plan(
+def finished_plan(
     cfg: DictConfig,
     fingerprint: Fingerprint,
     spec: DatasetSpec,

@@ -14,7 +14,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from medseg.bundle import ModelBundle
+from medseg.bundle import COARSE, ModelBundle
+from medseg.cli.cascade import coarse_stage, fine_stage
 from medseg.cli.console import console
 from medseg.cli.folders import require_fresh
 from medseg.cli.objective import training_task
@@ -33,6 +34,7 @@ from medseg.inference.precision import best_precision
 from medseg.inference.predictor import mirror_axes_in_network
 from medseg.models.layout import in_fast_layout
 from medseg.training.callbacks import Monitor
+from medseg.training.checkpoint_files import COARSE_FOLDER
 from medseg.training.fit import FitResult, check_optimizer, check_trainer, fit, seconds
 from medseg.training.module import TrainingModule
 
@@ -48,11 +50,18 @@ def run(cfg: DictConfig) -> int:
             require_fresh(folder, resume=bool(cfg.resume))
         prepared = prepare_data(cfg)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        model = _model(cfg, prepared)
-        result = _fit(cfg, prepared, model, folder)
+        coarse_fit = None
+        own = cfg
+        if prepared.plan.cascade:
+            stage = coarse_stage(cfg, prepared)
+            coarse_fit = (*stage, _fit(*stage, folder / COARSE_FOLDER))
+            own = fine_stage(cfg)
+        result = _fit(own, prepared, folder)
         if not result.is_main_process:
             return 0
-        bundle = _write_bundle(cfg, prepared, model, result, folder)
+        place = folder / "bundle"
+        coarse = coarse_fit and _write_bundle(*coarse_fit, place / COARSE)
+        bundle = _write_bundle(cfg, prepared, result, place, coarse=coarse)
         return show_results(cfg, prepared, bundle, result, folder)
 
 
@@ -91,8 +100,12 @@ def _model(cfg: DictConfig, prepared: Preparation) -> nn.Module:
     return model
 
 
-def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path) -> FitResult:
+def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
+    model = _model(cfg, prepared)
     plan, spec = prepared.plan, build(cfg.loader)
+    region_margin: tuple[float, ...] | None = None
+    if plan.cascade:
+        region_margin = tuple((plan.coarse_margin_mm or 0) / mm for mm in plan.spacing_mm or ())
     task = training_task(cfg, prepared.labels)
     trainer_options: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     max_time_s = seconds(trainer_options.pop("max_time"))
@@ -130,6 +143,7 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
         seed=int(cfg.seed),
         rank=_rank(),
         num_steps=total_steps,
+        region_margin=region_margin,
         finishes=not spec.augments_on(prepared.device),
     )
     shown = [prepared.cases[key] for key in prepared.split.validation[: spec.validation_cases]]
@@ -144,7 +158,7 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
         module,
         trainer_factory=partial(pl.Trainer, **{**trainer_options, "precision": precision}),
         training=training_loader(batches, spec, device=prepared.device),
-        validation=validation_loader(shown, prepared.cache),
+        validation=validation_loader(shown, prepared.cache, region_margin=region_margin),
         folder=folder,
         resume=bool(cfg.resume),
         seed=int(cfg.seed),
@@ -162,7 +176,12 @@ def _fit(cfg: DictConfig, prepared: Preparation, model: nn.Module, folder: Path)
 
 
 def _write_bundle(
-    cfg: DictConfig, prepared: Preparation, model: nn.Module, result: FitResult, folder: Path
+    cfg: DictConfig,
+    prepared: Preparation,
+    result: FitResult,
+    folder: Path,
+    *,
+    coarse: ModelBundle | None = None,
 ) -> ModelBundle:
     options = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(options, dict)
@@ -171,10 +190,11 @@ def _write_bundle(
     rules: Postprocess = build(cfg.postprocess) or Postprocess()
     fold = "all" if prepared.split.fold is None else prepared.split.fold
     return ModelBundle.write(
-        folder / "bundle",
+        folder,
         weights={f"fold_{fold}": result.weights},
         plan=prepared.plan,
         labels=prepared.labels,
+        coarse=coarse,
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
         card={
             "name": str(cfg.name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,18 @@ from torch.utils.data import Dataset
 from medseg.core.identity import Case
 from medseg.data.cache import CaseCache, PreparedCase
 from medseg.transforms.augment import Augment
+from medseg.transforms.boxes import Box, box_around
 from medseg.transforms.patches import choose_centre, cut_straight, part_and_grid
 from medseg.transforms.raw_patch import PatchRecipe, RawBatch, RawPatch, finish_batch
 
+ANYWHERE = 0.25
+"""Share of a fine network's patches that do not keep to regions, for those that a coarse network
+finds where there is nothing (chosen, untested).
+"""
+WIDEST = 2.0
+"""Regions are drawn around references with a margin between none and so many times the plan's, as
+those that a coarse network finds are not exact.
+"""
 MAX_DRAWS = 20
 """Positions tried for a patch with an annotated voxel, where some voxels are to be ignored."""
 
@@ -34,6 +44,8 @@ class BatchDataset(Dataset[dict[str, Any]]):
         outside_label: target of voxels beyond the image: background, or the ignore value.
         seed, rank: of this process.
         num_steps: length.
+        region_margin: voxels along each axis; patches lie in regions with about this margin around
+            the reference, as the fine network of a cascade sees them; None means anywhere.
         finishes: change the patches here; False leaves it to the device that trains.
     """
 
@@ -49,6 +61,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         seed: int,
         rank: int,
         num_steps: int,
+        region_margin: tuple[float, ...] | None = None,
         finishes: bool = True,
     ) -> None:
         self.cases = list(cases)
@@ -60,6 +73,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.rank = rank
         self.num_steps = num_steps
+        self.region_margin = region_margin
         self.finishes = finishes
 
     def __len__(self) -> int:
@@ -123,12 +137,17 @@ class BatchDataset(Dataset[dict[str, Any]]):
                 voxel = voxels[rng.integers(len(voxels))]
                 slice_number, locations = int(voxel[2]), [voxel[None, :2]]
             image, labels = image[..., slice_number], labels[..., slice_number]
-        centre = choose_centre(labels.shape, patch_size, locations, rng=rng)
+        within: Box | None = None
+        if self.region_margin is not None and rng.random() >= ANYWHERE:
+            margin = np.array(self.region_margin) * rng.uniform(0, WIDEST)
+            within = box_around(case.locations, labels.shape, margin=margin, least=patch_size)
+        choose = partial(choose_centre, labels.shape, patch_size, locations, rng=rng, within=within)
+        centre = choose()
         for _ in range(MAX_DRAWS if self.outside_label else 0):
             cut = cut_straight(labels[None], centre, patch_size, outside=self.outside_label)
             if (cut != self.outside_label).any():
                 break
-            centre = choose_centre(labels.shape, patch_size, locations, rng=rng)
+            centre = choose()
         spacing = case.spacing_mm[:dims]
         matrix = self.augment.spatial_matrix(spacing, mirror_axes=self.mirror_axes, rng=rng)
         knots = self.augment.displacement_knots(patch_size, spacing, rng=rng)

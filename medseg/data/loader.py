@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -14,6 +15,7 @@ from medseg.core.errors import ConfigError
 from medseg.core.identity import Case
 from medseg.data.cache import CaseCache
 from medseg.data.dataset import BatchDataset
+from medseg.transforms.boxes import box_around
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,25 @@ class StepSampler(Sampler[int]):
 
 
 class WholeCases(Dataset[dict[str, Any]]):
-    """Validation cases in network space, one at a time and unchanged."""
+    """Validation cases in network space, one at a time and unchanged.
 
-    def __init__(self, cases: Sequence[Case], cache: CaseCache) -> None:
+    Args:
+        cases: validation cases.
+        cache: gives them in network space, and holds the plan.
+        region_margin: voxels along each axis; cases are cut to the reference with this margin, as
+            the fine network of a cascade would see them if the coarse one made no mistake.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        cache: CaseCache,
+        *,
+        region_margin: tuple[float, ...] | None = None,
+    ) -> None:
         self.cases = list(cases)
         self.cache = cache
+        self.region_margin = region_margin
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -97,9 +113,14 @@ class WholeCases(Dataset[dict[str, Any]]):
         objects, also what the target's codes mean.
         """
         case = self.cache.get(self.cases[number])
+        image, labels = case.image, case.labels
+        if self.region_margin is not None:
+            least = self.cache.plan.patch_size or ()
+            box = box_around(case.locations, labels.shape, margin=self.region_margin, least=least)
+            image, labels = np.ascontiguousarray(image[(slice(None), *box)]), labels[box]
         return {
-            "image": torch.from_numpy(case.image),
-            "target": torch.from_numpy(case.labels).long(),
+            "image": torch.from_numpy(image),
+            "target": torch.from_numpy(labels).long(),
             "key": case.key,
             "spacing_mm": case.spacing_mm,
             **({} if case.codes is None else {"codes": case.codes}),
@@ -121,6 +142,9 @@ def training_loader(
     )
 
 
-def validation_loader(cases: Sequence[Case], cache: CaseCache) -> DataLoader[dict[str, Any]]:
-    """Whole cases, one at a time."""
-    return DataLoader(WholeCases(cases, cache), batch_size=None, shuffle=False)
+def validation_loader(
+    cases: Sequence[Case], cache: CaseCache, *, region_margin: tuple[float, ...] | None = None
+) -> DataLoader[dict[str, Any]]:
+    """Whole cases, or the regions of their references, one at a time."""
+    whole = WholeCases(cases, cache, region_margin=region_margin)
+    return DataLoader(whole, batch_size=None, shuffle=False)

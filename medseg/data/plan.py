@@ -14,7 +14,12 @@ from medseg.core.errors import ConfigError
 from medseg.core.geometry import ALL_ORIENTATIONS
 
 Colour = Literal["grey", "rgb"]
-OPTIONAL = frozenset({"orientation", "colour", "light_finest", "object_sizes", "memory_budget_gib"})
+OPTIONAL = frozenset(
+    {
+        "orientation", "colour", "light_finest", "object_sizes", "memory_budget_gib", "cascade",
+        "coarse_spacing_mm", "coarse_margin_mm",
+    }
+)  # fmt: skip
 """Entries that stay empty in some finished plans, such as those older than the entry."""
 
 
@@ -43,6 +48,10 @@ class Plan:
             and blue, "rgb" repeats grey ones as three channels; None takes channels as they are.
         object_sizes: extents along each axis, in voxels of network space, of boxes that stand for
             the objects of the data; None where objects are not asked for.
+        cascade: two networks, coarse to fine: the plan is the fine one's, which looks only where
+            the coarse one found something.
+        coarse_spacing_mm: spacing of the coarse network's space, along the axes of network space.
+        coarse_margin_mm: how far the fine network looks beyond what the coarse one found.
         reasons: a sentence for each number.
     """
 
@@ -59,6 +68,9 @@ class Plan:
     normalisation: Sequence[Mapping[str, Any]] | None = None
     colour: Colour | None = None
     object_sizes: Sequence[Sequence[float]] | None = None
+    cascade: bool | None = None
+    coarse_spacing_mm: Sequence[float] | None = None
+    coarse_margin_mm: float | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,13 +92,17 @@ class Plan:
             )
         if self.base_channels is not None and self.base_channels < 1:
             raise ConfigError("plan.base_channels", f"is {self.base_channels}", "use 1 or more")
-        if self.spacing_mm is not None and (
-            len(self.spacing_mm) != 3 or not all(0 < value < math.inf for value in self.spacing_mm)
-        ):
+        for name in ("spacing_mm", "coarse_spacing_mm"):
+            spacing = getattr(self, name)
+            if spacing is not None and (
+                len(spacing) != 3 or not all(0 < value < math.inf for value in spacing)
+            ):
+                raise ConfigError(
+                    f"plan.{name}", f"is {list(spacing)}", "give three positive numbers, also in 2D"
+                )
+        if self.coarse_margin_mm is not None and not 0 <= self.coarse_margin_mm < math.inf:
             raise ConfigError(
-                "plan.spacing_mm",
-                f"is {list(self.spacing_mm)}",
-                "give three positive numbers, also in 2D",
+                "plan.coarse_margin_mm", f"is {self.coarse_margin_mm}", "use 0 or more"
             )
         if self.orientation is not None and self.orientation not in ALL_ORIENTATIONS:
             raise ConfigError(

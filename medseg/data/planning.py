@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from medseg.core.errors import ConfigError
+from medseg.data.coarse import with_cascade
 from medseg.data.fingerprint import Fingerprint
 from medseg.data.plan import Plan, plain
 from medseg.data.plan_rules import (
@@ -163,7 +164,7 @@ def make_plan(
         reasons=reasons,
     )
     check_patch(plan, largest)
-    return plan
+    return with_cascade(plan, given=given, median=median)
 
 
 def object_extents(

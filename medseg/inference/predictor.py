@@ -29,6 +29,7 @@ from medseg.inference.engines import SteadyEngine, TorchEngine, is_out_of_memory
 from medseg.inference.memory import MemoryUse, on_device, patch_bytes, plan_memory
 from medseg.inference.postprocess import Postprocess
 from medseg.inference.precision import best_device, best_precision
+from medseg.inference.regions import background_logits, foreground_mask, narrowed
 from medseg.inference.sliding_window import Slab, SlidingWindow
 from medseg.inference.tiling import Tiling
 from medseg.inference.upsample import (
@@ -118,6 +119,15 @@ class NetworkPredictor:
             TorchEngine(self.networks, device=self.device, precision=self.precision)
         )
         self.mirror_axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)
+        self.coarse: NetworkPredictor | None = None
+        if bundle.coarse is not None:
+            self.coarse = NetworkPredictor(
+                bundle.coarse,
+                inference=replace(self.inference, tta="none"),
+                postprocess=Postprocess(),
+                device=self.device,
+                precision=self.precision,
+            )
         self._patch_bytes: dict[tuple[int, ...], float] = {}
 
     def predict(self, case: Case) -> LabelMap:
@@ -140,7 +150,10 @@ class NetworkPredictor:
 
     def prepare(self, volume: Volume) -> Preprocessed:
         """The volume as the network sees it: all that can be done before the network is free."""
-        return preprocess(volume, self.bundle.plan)
+        prepared = preprocess(volume, self.bundle.plan)
+        if self.coarse is None:
+            return prepared
+        return replace(prepared, coarse=self.coarse.prepare(volume))
 
     def predict_prepared(
         self, prepared: Preprocessed, *, wants_probabilities: bool = False
@@ -148,7 +161,7 @@ class NetworkPredictor:
         """Label map and, if wanted, probabilities of a prepared image."""
         source = prepared.source
         image = torch.from_numpy(prepared.array)
-        tiling = self._tiling(image)
+        tiling = self._tiling(image, prepared)
         axis = tiling.axis
         # The axis that slabs are counted along comes first.
         old = _axis_first(tiling.shape, axis)
@@ -170,7 +183,9 @@ class NetworkPredictor:
     def network_output(self, volume: Volume) -> NetworkOutput:
         """Logits of a volume in network space, as a whole: for choices that need them all."""
         prepared = self.prepare(volume)
-        return NetworkOutput(self.logits(torch.from_numpy(prepared.array)), prepared.source)
+        image = torch.from_numpy(prepared.array)
+        logits = self.logits(image, tiling=self._tiling(image, prepared))
+        return NetworkOutput(logits, prepared.source)
 
     def label_map(self, output: NetworkOutput) -> LabelMap:
         """Post-processed label map on the grid of the image."""
@@ -195,16 +210,17 @@ class NetworkPredictor:
         )
         return self._share_map(shares, output.source)
 
-    def logits(self, image: Tensor) -> Tensor:
+    def logits(self, image: Tensor, *, tiling: Tiling | None = None) -> Tensor:
         """Mean logits of all folds, shape (channels, I, J, K).
 
         Args:
             image: preprocessed, shape (C, I, J, K).
+            tiling: windows to be computed; by default all that cover the image.
 
         Raises:
             MedsegError: a logit is not finite.
         """
-        tiling = self._tiling(image)
+        tiling = tiling or self._tiling(image)
         channels = self.bundle.labels.num_outputs
         result = torch.empty((channels, *tiling.shape))
         planes = result.movedim(tiling.axis + 1, 1)
@@ -212,17 +228,27 @@ class NetworkPredictor:
             planes[:, slab.first : slab.first + slab.logits.shape[1]] = slab.logits
         return result
 
-    def _tiling(self, image: Tensor) -> Tiling:
-        return self.inference.tiling(
-            tuple(image.shape[1:]),
-            tuple(self.bundle.plan.patch_size or ()),
-            free_stride(self.networks[0]),
+    def _tiling(self, image: Tensor, prepared: Preprocessed | None = None) -> Tiling:
+        """All windows, or in a cascade those where the coarse network sees something."""
+        plan = self.bundle.plan
+        tiling = self.inference.tiling(
+            tuple(image.shape[1:]), tuple(plan.patch_size or ()), free_stride(self.networks[0])
         )
+        if self.coarse is None or prepared is None or prepared.coarse is None:
+            return tiling
+        logits = self.coarse.logits(torch.from_numpy(prepared.coarse.array))
+        mask = foreground_mask(logits, self.bundle.labels)
+        margin = [(plan.coarse_margin_mm or 0) / mm for mm in prepared.geometry.spacing_mm]
+        tiling = narrowed(tiling, mask, margin=margin)
+        logger.info(
+            "the fine network looks at %d of %d windows", tiling.num_windows, len(tiling.starts)
+        )
+        return tiling
 
     def _slabs(self, image: Tensor, tiling: Tiling, *, result_bytes: float) -> Iterator[Slab]:
         """Finite logits of an image, slab by slab, within the budget."""
         memory = self._memory(tiling, result_bytes)
-        progress = Progress(0, len(tiling.starts), 0.0, memory)
+        progress = Progress(0, tiling.num_windows, 0.0, memory)
         if self.on_progress:
             self.on_progress(progress)
         start = time.monotonic()
@@ -245,6 +271,7 @@ class NetworkPredictor:
             batch=memory.batch,
             dtype=memory.dtype,
             on_windows=count,
+            elsewhere=None if tiling.chosen is None else background_logits(self.bundle.labels),
         )
         for slab in self._with_sums_that_fit(run):
             if not torch.isfinite(slab.logits).all():

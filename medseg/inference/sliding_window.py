@@ -126,6 +126,7 @@ class SlidingWindow:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
         on_windows: Callable[[int], None] | None = None,
+        elsewhere: Tensor | None = None,
     ) -> Iterator[Slab]:
         """Logits in slabs along the tiling's axis, each given away once no window will touch it.
 
@@ -136,6 +137,8 @@ class SlidingWindow:
             dtype: that logits are added up in.
             device: that they are added up on; by default the image's.
             on_windows: told how many windows were computed, after each batch.
+            elsewhere: logits (C,) of voxels that no window covers; needed where the tiling leaves
+                windows out.
         """
         mirrors = self.mirrors(mirror_axes)
         batch = batch or self.batch(tiling)
@@ -156,7 +159,7 @@ class SlidingWindow:
                 if on_windows:
                     on_windows(len(boxes))
             stop = layers[n + 1][0] if n + 1 < len(layers) else tiling.padded[tiling.axis]
-            slab = sums.finish(start, stop)
+            slab = sums.finish(start, stop, elsewhere)
             if slab is not None:
                 yield slab
             sums.drop(stop - start)
@@ -190,12 +193,16 @@ class _Sums:
             self._total[(slice(None), *place)] += output
             self._weight[place] += weight
 
-    def finish(self, start: int, stop: int) -> Slab | None:
+    def finish(self, start: int, stop: int, elsewhere: Tensor | None = None) -> Slab | None:
         """Logits of the planes of the padded image from `start` to `stop`, and the one before."""
         tiling = self._tiling
         for n in range(1, stop - start + 1):
             # Plane by plane, so that nothing of the size of a slab is made.
-            self._total[:, n] = self._total[:, n].float() / self._weight[n]
+            plane = self._total[:, n].float() / self._weight[n]
+            if elsewhere is not None:
+                filling = elsewhere.to(plane.device)[:, None, None]
+                plane = torch.where(self._weight[n] > 0, plane, filling)
+            self._total[:, n] = plane
         axis = tiling.axis
         margin, extent = tiling.margin[axis], tiling.shape[axis]
         low = max(start - 1, margin) if start else margin

@@ -25,12 +25,19 @@ class Tiling:
         window: extent of each window; the last number is 1 for 2D networks.
         is_flat: the network is 2D and sees slices along K.
         starts: first voxel of each window in the padded image.
+        chosen: those of `starts` that are computed; None computes all.
     """
 
     shape: tuple[int, int, int]
     window: tuple[int, int, int]
     is_flat: bool
     starts: tuple[tuple[int, int, int], ...]
+    chosen: frozenset[tuple[int, int, int]] | None = None
+
+    @property
+    def num_windows(self) -> int:
+        """Windows that are computed."""
+        return len(self.starts if self.chosen is None else self.chosen)
 
     @property
     def padded(self) -> tuple[int, ...]:
@@ -50,10 +57,15 @@ class Tiling:
 
     @property
     def layers(self) -> list[tuple[int, list[tuple[int, int, int]]]]:
-        """Windows that begin at the same voxel along the axis, in its order."""
-        axis = self.axis
+        """Windows that begin at the same voxel along the axis, in its order, and of them those that
+        are computed.
+        """
+        axis, chosen = self.axis, self.chosen
         ordered = sorted(self.starts, key=lambda start: (start[axis], start))
-        return [(n, list(layer)) for n, layer in groupby(ordered, key=lambda start: start[axis])]
+        return [
+            (n, [start for start in layer if chosen is None or start in chosen])
+            for n, layer in groupby(ordered, key=lambda start: start[axis])
+        ]
 
     @property
     def slab_shape(self) -> tuple[int, int, int]:

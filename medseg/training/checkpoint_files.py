@@ -6,6 +6,8 @@ from pathlib import Path
 
 CHECKPOINT_NAME = "checkpoints/last.ckpt"
 """Relative to the run folder."""
+COARSE_FOLDER = "coarse"
+"""Where the coarse network of a cascade is trained, relative to the run folder."""
 
 
 def previous_path(path: Path) -> Path:

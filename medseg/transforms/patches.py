@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg.transforms.boxes import Box
+
 
 def choose_centre(
     shape: tuple[int, ...],
@@ -20,6 +22,7 @@ def choose_centre(
     locations: list[NDArray[np.integer]],
     *,
     rng: np.random.Generator,
+    within: Box | None = None,
 ) -> NDArray[np.float64]:
     """Index position of a patch's centre.
 
@@ -32,6 +35,7 @@ def choose_centre(
         patch_size: voxels per axis.
         locations: per foreground class, indices of some of its voxels, shape (n, dims); may be
             empty, and so may the list.
+        within: where patches lie that are not drawn for a class; None means anywhere.
     """
     half = (np.array(patch_size) - 1) / 2
     low = half
@@ -45,6 +49,12 @@ def choose_centre(
         # Half-integer centres keep straight cuts on the voxel grid for even patch sizes.
         centre = np.floor(centre - half) + half
         return np.clip(centre, inside_low, inside_high)
+    if within is not None:
+        low = np.array([axis.start for axis in within]) + half
+        high = np.array([axis.stop for axis in within]) - 1 - half
+        narrow = high < low
+        inside_low = np.where(narrow, inside_low, low)
+        inside_high = np.where(narrow, inside_high, high)
     steps = np.maximum(0, np.floor(inside_high - inside_low)).astype(int)
     return inside_low + rng.integers(0, steps + 1)
 

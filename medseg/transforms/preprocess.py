@@ -42,11 +42,13 @@ class Preprocessed:
         array: float32, shape (C, I, J, K), normalised.
         geometry: grid of the array.
         source: grid of the image as it was read; predictions go back onto it.
+        coarse: the same image for the coarse network of a cascade.
     """
 
     array: NDArray[np.float32]
     geometry: Geometry
     source: Geometry
+    coarse: Preprocessed | None = None
 
 
 def preprocess(volume: Volume, plan: PreprocessingPlan) -> Preprocessed:

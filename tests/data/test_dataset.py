@@ -306,3 +306,53 @@ def test_patches_hold_annotated_voxels_where_most_are_to_be_ignored(tmp_path, di
     share = np.mean([(dataset[n]["target"][m] != 255).any() for n in range(20) for m in range(2)])
     # Left to chance, one slice in six holds any, and far from all positions of a patch do.
     assert share == 1.0
+
+
+def ramp_case(*, foreground: slice | None):
+    """Voxels hold their position along the first axis."""
+    geometry = phantoms.grid(shape=(64, 16, 8), spacing_mm=(1.0, 1.25, 2.0), orientation="RAS")
+    reference = np.zeros((64, 16, 8), np.uint8)
+    if foreground is not None:
+        reference[foreground] = 1
+    image = np.broadcast_to(np.arange(64, dtype=np.float32)[:, None, None], reference.shape)
+    labels = LabelSet.from_names(["background", "box", "corner"])
+    return case_of(Volume(image[None].copy(), geometry), LabelMap(reference, geometry, labels))
+
+
+def first_positions(tmp_path, case, **options) -> list[int]:
+    dataset = batches(
+        tmp_path, [case], augment=NO_AUGMENT, plan={"normalisation": (SCALE,)}, **options
+    )
+    drawn = [dataset[step]["image"][:, 0, 0, 0, 0] for step in range(150)]
+    return [round(255 * float(value)) for batch in drawn for value in batch]
+
+
+def test_a_fine_networks_patches_keep_to_the_references_region_and_some_do_not(tmp_path):
+    case = ramp_case(foreground=slice(30, 34))
+
+    starts = first_positions(tmp_path, case, foreground_fraction=0.0, region_margin=(6.0, 0, 0))
+
+    # Patches of 16 voxels in regions of 16 (margin 6 and less) to 28 voxels (margin 12).
+    near = [18 <= start <= 30 for start in starts]
+    # A quarter lies anywhere, of which 13 of 49 positions are near: 0.82, deviation 0.02.
+    assert 0.74 < np.mean(near) < 0.89
+    assert len({start for start in starts if 18 <= start <= 30}) > 8
+    assert min(starts) < 8
+    assert max(starts) > 40
+
+
+def test_regions_leave_patches_of_a_class_as_they_are(tmp_path):
+    case = ramp_case(foreground=slice(30, 34))
+    options = {"foreground_fraction": 1.0}
+
+    with_regions = first_positions(tmp_path, case, **options, region_margin=(6.0, 0, 0))
+
+    assert all(14 < start < 34 for start in with_regions)
+
+
+def test_a_case_without_foreground_has_patches_anywhere(tmp_path):
+    case = ramp_case(foreground=None)
+
+    starts = first_positions(tmp_path, case, foreground_fraction=0.5, region_margin=(2.0, 0, 0))
+
+    assert len(set(starts)) > 40

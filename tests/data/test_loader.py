@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from learning_cases import block_cases, small_plan
@@ -31,6 +32,22 @@ def test_validation_takes_whole_cases_unchanged(tmp_path):
     assert items[0]["image"].shape == (1, 16, 14, 12)
     assert items[0]["target"].dtype == torch.int64
     assert torch.equal(items[1]["target"], torch.from_numpy(cases[1].read_reference().array).long())
+
+
+def test_validation_of_a_fine_network_takes_the_references_region(tmp_path):
+    (case,) = block_cases(1)
+    plan = small_plan(patch_size=(4, 4, 4))
+    cache = CaseCache(tmp_path, plan=plan, num_classes=3)
+
+    (item,) = validation_loader([case], cache, region_margin=(1.0, 0.0, 2.0))
+
+    labels = case.read_reference().array
+    low = np.argwhere(labels).min(axis=0) - (1, 0, 2)
+    high = np.argwhere(labels).max(axis=0) + 1 + (1, 0, 2)
+    low, high = np.maximum(low, 0), np.minimum(high, labels.shape)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    assert np.array_equal(item["target"].numpy(), labels[box])
+    assert torch.equal(item["image"], torch.from_numpy(cache.get(case).image[(slice(None), *box)]))
 
 
 @pytest.mark.parametrize(

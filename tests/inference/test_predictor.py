@@ -409,3 +409,72 @@ def test_regions_are_painted_into_one_label_map(predictor):
     likely = 1 / (1 + np.exp(-1.0))
     np.testing.assert_allclose(shares.array[1][masks[0] > 0], likely, rtol=1e-3)
     np.testing.assert_allclose(shares.array[2][masks[1] == 0], 1 - likely, rtol=1e-3)
+
+
+def cascade(folder: Path, *, coarse_values=(20.0,), **plan) -> NetworkPredictor:
+    """A perfect network that looks where a perfect one at twice the spacing sees something."""
+    spacing = plan.pop("spacing_mm", (1.5, 1.7, 2.9))
+    inner = perfect_bundle(
+        folder / "coarse", values=coarse_values, spacing_mm=tuple(2 * mm for mm in spacing)
+    )
+    bundle = perfect_bundle(
+        folder, coarse=inner, values=(20.0,), spacing_mm=spacing, patch_size=(8, 8, 8),
+        cascade=True, coarse_margin_mm=4.0, **plan,
+    )  # fmt: skip
+    return NetworkPredictor(bundle, device="cpu", precision="32-true")
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "PSR", "ILA"])
+def test_a_cascade_gives_the_reference_on_the_inputs_own_grid(tmp_path, orientation):
+    reference = phantoms.labelled_boxes(orientation=orientation)
+    predictor = cascade(tmp_path, spacing_mm=reference.geometry.reoriented("RAS").spacing_mm)
+    windows = []
+    predictor.on_progress = lambda progress: windows.append(progress.total)
+    plain = NetworkPredictor(
+        replace(predictor.bundle, coarse=None),
+        device="cpu",
+        on_progress=lambda progress: windows.append(progress.total),
+    )
+
+    result, shares = predictor.predict_with_probabilities(case_of(one_hot(reference), None))
+    looked = windows[-1]
+    plain.predict(case_of(one_hot(reference), None))
+
+    assert np.array_equal(result.array, reference.array)
+    assert result.geometry == reference.geometry
+    assert np.isfinite(shares.array).all()
+    np.testing.assert_array_equal(shares.array.argmax(0), reference.array)
+    assert 0 < looked < 0.8 * windows[-1]
+
+
+def test_logits_as_a_whole_are_those_of_the_slabs(tmp_path):
+    reference = phantoms.labelled_boxes()
+    predictor = cascade(tmp_path, spacing_mm=reference.geometry.reoriented("RAS").spacing_mm)
+
+    output = predictor.network_output(one_hot(reference))
+
+    assert np.array_equal(predictor.label_map(output).array, reference.array)
+
+
+def test_where_the_coarse_network_sees_nothing_the_fine_one_does_not_look(tmp_path):
+    predictor = cascade(tmp_path)
+    reference = phantoms.labelled_boxes()
+    empty = replace(reference, array=np.zeros_like(reference.array))
+    predictor.engine = lambda patches: pytest.fail("looked")
+
+    result = predictor.predict(case_of(one_hot(empty), None))
+
+    assert not result.array.any()
+
+
+def test_folds_of_a_cascade_are_averaged_at_both_stages(tmp_path):
+    reference = phantoms.labelled_boxes()
+    # One fold of the coarse network is wrong, and the other is sure enough to outweigh it.
+    predictor = cascade(
+        tmp_path, coarse_values=(60.0, -20.0),
+        spacing_mm=reference.geometry.reoriented("RAS").spacing_mm,
+    )  # fmt: skip
+
+    assert len(predictor.coarse.networks) == 2
+    found = predictor.predict(case_of(one_hot(reference), None)).array
+    assert np.array_equal(found, reference.array)

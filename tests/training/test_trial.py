@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from learning_cases import LABELS, small_unet
+from network_options import SHAPES, every_network, small_network
 from torch import nn
 
 from medseg.losses.dice_ce import DiceCELoss
@@ -137,6 +138,18 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
 
     (tmp_path / "memory.max").write_text("max\n")
     assert free_bytes("cpu") > 2**20
+
+
+@pytest.mark.slow
+@every_network
+def test_every_network_can_be_tried(name, dims):
+    network = small_network(name, dims)
+
+    needed = step(lambda: network, patch_size=SHAPES[dims])
+
+    weights = sum(4 * weights.numel() for weights in network.parameters())
+    assert needed > 3 * weights
+    assert step(lambda: small_network(name, dims), patch_size=SHAPES[dims], limit=weights) is None
 
 
 @pytest.mark.gpu
