@@ -121,3 +121,11 @@ def test_shared_out_networks_are_not_tried_on_one_device(blocks, tmp_path, monke
 
     assert plan.memory_budget_gib is None
     assert plan.reasons["memory_budget_gib"].startswith("not measured: with trainer.strategy=fsdp")
+
+
+def test_networks_that_find_objects_are_not_tried(blocks, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_plan, "step_bytes", lambda *_, **__: pytest.fail("measured"))
+
+    plan = prepare(blocks, tmp_path, "model=mask_rcnn")
+
+    assert "finds objects" in plan.reasons["memory_budget_gib"]
