@@ -1,4 +1,4 @@
-# Prediction image: predict, evaluate, phantom and doctor, without Lightning and TensorBoard.
+# Prediction image: predict, batch, serve, jobs, evaluate, phantom and doctor, without Lightning and TensorBoard.
 # Build from the repository's root: docker build -f docker/predict.Dockerfile -t medseg-predict:cpu .
 # docs/docker.md tells the build arguments and secrets.
 
@@ -51,7 +51,7 @@ LABEL org.opencontainers.image.title="medseg predict" \
 # Any user id may run the image (docker run --user), so the folders it writes to are open like /tmp.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /home/medseg --shell /usr/sbin/nologin medseg \
     && install --directory /data \
-    && install --directory --mode 1777 /home/medseg /project /project/runs /project/output /cache
+    && install --directory --mode 1777 /home/medseg /project /project/runs /project/output /cache /state
 COPY --from=dependencies /opt/medseg /opt/medseg
 COPY --from=medseg /overlay /
 # USER: PyTorch asks for the user's name, which a user id from outside has not.
@@ -68,7 +68,7 @@ USER 10001:10001
 # The build fails where the image would: the right PyTorch, no trainer, prediction loads, the command answers.
 RUN python -c "import sys, torch; sys.exit(0 if ('${DEVICE}' == 'gpu') == (torch.version.cuda is not None) else 'PyTorch is not the build for DEVICE=${DEVICE}')" \
     && python -c "import sys; from importlib.util import find_spec; sys.exit(', '.join(n for n in ('lightning', 'pytorch_lightning', 'tensorboard') if find_spec(n)) or 0)" \
-    && python -c "import medseg.cli.predict, medseg.cli.evaluate, medseg.inference.predictor, medseg.writers.dicom_seg" \
+    && python -c "import medseg.cli.predict, medseg.cli.batch, medseg.cli.serve, medseg.cli.evaluate, medseg.inference.predictor, medseg.writers.dicom_seg" \
     && python -m medseg predict --help > /dev/null
 # A prediction runs once and ends; its exit code tells how it went.
 HEALTHCHECK NONE

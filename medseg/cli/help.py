@@ -124,8 +124,8 @@ HELP: dict[str, HelpText] = {
             (
                 "Two models, each for its own series",
                 "batch bundle=null source.folder=/data/studies \\\n"
-                "      '+models.liver={bundle: bundles/liver, modality: [CT]}' \\\n"
-                "      '+models.prostate={bundle: bundles/prostate, description: t2}'",
+                "      'models={liver: {bundle: bundles/liver, modality: [CT]},\n"
+                "               prostate: {bundle: bundles/prostate, description: t2}}'",
             ),
         ),
         (
@@ -157,7 +157,7 @@ HELP: dict[str, HelpText] = {
             (
                 "CT studies of the last three days from a DICOMweb archive",
                 "serve service=dicomweb service.url=https://pacs/wado bundle=bundles/liver \\\n"
-                "      '+service.query.ModalitiesInStudy=CT' destination=dicomweb \\\n"
+                "      'service.query={ModalitiesInStudy: CT}' destination=dicomweb \\\n"
                 "      destination.url=https://pacs/wado",
             ),
         ),

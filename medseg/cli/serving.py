@@ -31,7 +31,7 @@ def recipes_of(cfg: DictConfig) -> dict[str, ModelRecipe]:
         ConfigError: there is none, or a rule cannot be understood.
         BundleError: a bundle is missing or damaged.
     """
-    plain: Mapping[str, Any] = OmegaConf.to_container(cfg.models, resolve=True) or {}  # type: ignore[assignment]
+    plain = _plain(cfg.models)
     if not plain and cfg.bundle is None:
         raise ConfigError("bundle", "no model is given", "set bundle=<folder> or models")
     entries = plain or {"model": {"bundle": cfg.bundle}}

@@ -60,7 +60,7 @@ class Batch(Command):
 
     paths: ServicePaths
     bundle: str | None
-    models: dict[str, Any]
+    models: dict[str, Any] | None
     device: Literal["cpu", "cuda"] | None
 
 

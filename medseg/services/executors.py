@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg.core.errors import MedsegError
+from medseg.core.errors import BundleError, ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.volume import Volume
 from medseg.inference.cases import Segmented, unexpected_error, with_image
@@ -290,6 +290,10 @@ class _Pipeline:
         except LeaseLostError:
             self.holding.drop(job)
             _log.warning("%s was taken over by another worker", job.name)
+        except (BundleError, ConfigError) as error:
+            # No fault of the study: every other would fare alike, so the worker ends.
+            self.holding.failures.append(error)
+            self.stop.set()
         except MedsegError as error:
             self._settle(job, error)
         except Exception as error:

@@ -140,17 +140,17 @@ def test_results_may_not_lie_among_the_studies(ran, capsys):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("a={modality: [CT]}", "models.a: has no bundle"),
-        ("a-b={bundle: x}", "cannot be part of a file name"),
-        ("a={bundle: BUNDLE, description: '['}", "is no regular expression"),
-        ("a={bundle: BUNDLE, modalty: [CT]}", "a model has bundle and any of modality"),
+        ("a: {modality: [CT]}", "models.a: has no bundle"),
+        ("a-b: {bundle: x}", "cannot be part of a file name"),
+        ("a: {bundle: BUNDLE, description: '['}", "is no regular expression"),
+        ("a: {bundle: BUNDLE, modalty: [CT]}", "a model has bundle and any of modality"),
     ],
 )
 def test_a_wrong_rule_is_told_with_its_place(ran, capsys, model, message):
     root, _ = ran
     entry = model.replace("BUNDLE", str(root / "bundle"))
 
-    code = main([*words(root), "bundle=null", f"+models.{entry}"])
+    code = main([*words(root), "bundle=null", f"models={{{entry}}}"])
 
     assert code == 1
     assert message in capsys.readouterr().err

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from medseg.config.check import load_config
+
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -166,6 +168,8 @@ def test_the_compose_file_has_the_jobs_as_profiles_and_the_servers_without():
     assert profiles == {
         "train": ["train"],
         "predict": ["predict"],
+        "medseg": ["hospital"],
+        "prometheus": ["hospital"],
         "tensorboard": None,
         "orthanc": None,
     }
@@ -178,7 +182,7 @@ def test_images_are_pinned(name, service):
     assert tag
     assert "latest" not in tag
     # What is not built here has a release number.
-    assert "build" in service or re.fullmatch(r"\d+(\.\d+)+", tag)
+    assert "build" in service or re.fullmatch(r"v?\d+(\.\d+)+", tag)
 
 
 @pytest.mark.parametrize(("name", "service"), main_services())
@@ -197,6 +201,29 @@ def test_jobs_have_no_network_and_few_rights(name):
     assert "privileged" not in job
 
 
+@pytest.mark.parametrize("name", ["medseg", "prometheus"])
+def test_a_service_of_the_hospital_has_few_rights_and_is_no_root(name):
+    service = dict(main_services())[name]
+
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not service["user"].startswith(("0", "root"))
+    assert service["restart"] == "unless-stopped"
+
+
+def test_the_options_of_the_hospitals_medseg_fit_the_code():
+    words = dict(main_services())["medseg"]["command"]
+    options = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word) for word in words]
+
+    config = load_config(options[0], options[1:])
+
+    assert config.service.ae_title == "MEDSEG"
+    assert config.service.peers.ORTHANC.port == 4242
+    assert dict(main_services())["medseg"]["stop_grace_period"] == "45s"
+    assert config.executor.grace_s < 45
+
+
 @pytest.mark.parametrize("name", ["train", "predict", "tensorboard"])
 def test_the_given_images_and_runs_that_are_only_read_cannot_be_written(name):
     mounts = {mount["target"]: mount for mount in dict(main_services())[name]["volumes"]}
@@ -211,7 +238,7 @@ def test_the_given_images_and_runs_that_are_only_read_cannot_be_written(name):
     ]
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "orthanc"])
+@pytest.mark.parametrize("name", ["tensorboard", "orthanc", "medseg", "prometheus"])
 def test_servers_have_a_health_check(name):
     check = dict(main_services())[name]["healthcheck"]
 
