@@ -16,8 +16,8 @@ COVERED = 0.25
 """Share of the median case below which a patch sees little of it: nnU-Net's rule for a cascade
 (Isensee et al. 2021).
 """
-MARGIN = 2.0
-"""Coarse voxels that regions go beyond what the coarse network found (chosen, untested)."""
+MARGIN = 1.0
+"""Coarse voxels that regions go beyond what the coarse network found (docs/recipe.md)."""
 
 
 def with_cascade(plan: Plan, *, given: Plan, median: np.ndarray) -> Plan:
@@ -56,7 +56,7 @@ def with_cascade(plan: Plan, *, given: Plan, median: np.ndarray) -> Plan:
     margin = given.coarse_margin_mm
     if margin is None:
         margin = float(f"{MARGIN * max(spacing):.3g}")
-        reasons["coarse_margin_mm"] = f"{MARGIN:g} coarse voxels"
+        reasons["coarse_margin_mm"] = "a coarse voxel"
     return replace(
         plan,
         cascade=True,

@@ -38,7 +38,7 @@ def test_a_cascade_gets_a_spacing_at_which_the_case_fits_into_a_patch():
     assert 0.9 * np.prod(plan.patch_size) < np.prod(shape) <= 1.02 * np.prod(plan.patch_size)
     # Ten times fewer voxels per axis: isotropic, as the coarse axis has been reached.
     assert spacing.max() < 1.02 * spacing.min()
-    assert plan.coarse_margin_mm == pytest.approx(2 * spacing.max(), rel=0.01)
+    assert plan.coarse_margin_mm == pytest.approx(spacing.max(), rel=0.01)
     assert {"coarse_spacing_mm", "coarse_margin_mm"} <= set(plan.reasons)
     assert "cascade" not in plan.reasons  # set by hand
 
