@@ -19,9 +19,9 @@ SMALL = {"pyramid_channels": 8, "mask_layers": 1, "num_samples": 16, "max_propos
 
 
 def small_detector(name, dims, **options):
+    chosen = {**SMALL, "object_sizes": [[8.0] * dims], **options}
     arguments = accepted(name)
-    small = {key: value for key, value in SMALL.items() if key in arguments}
-    return small_network(name, dims, **{**small, "object_sizes": [[8.0] * dims], **options})
+    return small_network(name, dims, **{key: chosen[key] for key in chosen if key in arguments})
 
 
 def blocks(shape, *spans, classes):

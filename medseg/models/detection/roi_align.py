@@ -57,40 +57,44 @@ def _of_image(
     stride: tuple[float, ...],
     sampling_ratio: int,
 ) -> Tensor:
-    dims, count = len(output_size), boxes.shape[0]
+    """Each cell is a weighted sum of the voxels around its points, so that nothing larger than the
+    cells themselves is kept; weights and places are products of those along the axes.
+    """
+    dims, count, channels = len(output_size), boxes.shape[0], features.shape[1]
     if count == 0:
         # Not a constant: the result stays a function of the features.
-        empty = features.flatten(1)[:, :0].reshape(0, features.shape[1])
-        return empty.reshape(0, features.shape[1], *(1,) * dims).expand(-1, -1, *output_size)
-    axes, inside = [], []
+        empty = features.flatten(1)[:, :0].reshape(0, channels)
+        return empty.reshape(0, channels, *(1,) * dims).expand(-1, -1, *output_size)
+    index: Tensor | None = None
+    weights: Tensor | None = None
     for axis in range(dims):
-        extent = features.shape[2 + axis]
+        cells, extent = output_size[axis], features.shape[2 + axis]
         points = _points(
-            boxes[:, axis], boxes[:, dims + axis], output_size[axis], stride[axis], sampling_ratio
-        )  # (n, P)
-        inside.append((points >= -1) & (points <= extent))
+            boxes[:, axis], boxes[:, dims + axis], cells, stride[axis], sampling_ratio
+        )  # (n, cells * sampling_ratio)
+        inside = (points >= -1) & (points <= extent)
         points = points.clamp(0, extent - 1)
-        # grid_sample counts from -1 at the first voxel's outer edge to 1 at the last one's.
-        axes.append((2 * points + 1) / extent - 1)
-    lengths = [points.shape[1] for points in axes]
-    grid = torch.stack(
-        [_along(points, axis, lengths) for axis, points in reversed(list(enumerate(axes)))], -1
-    )  # (n, *P, dims), the last axis first
-    counted = _along(inside[0], 0, lengths)
-    for axis in range(1, dims):
-        counted = counted & _along(inside[axis], axis, lengths)
-    flat = grid.reshape(1, count * lengths[0], *lengths[1:], dims)
-    values = F.grid_sample(
-        features, flat.to(features.dtype), mode="bilinear", padding_mode="border",
-        align_corners=False,
-    )  # fmt: skip
-    values = values.reshape(features.shape[1], count, *lengths).transpose(0, 1)
-    values = values * counted[:, None]
-    if sampling_ratio > 1:
-        split = [part for size in output_size for part in (size, sampling_ratio)]
-        values = values.reshape(count, features.shape[1], *split)
-        values = values.mean([3 + 2 * axis for axis in range(dims)])
-    return values
+        below = points.floor()
+        share = points - below
+        places = torch.stack((below, (below + 1).clamp_max(extent - 1)), -1).long()
+        parts = torch.stack((1 - share, share), -1) * inside.unsqueeze(-1)
+        shape = [count] + [1] * (2 * dims)
+        shape[1 + axis], shape[1 + dims + axis] = cells, 2 * sampling_ratio
+        places, parts = places.reshape(shape), parts.reshape(shape)
+        index = places if index is None else index * extent + places
+        weights = parts if weights is None else weights * parts
+    assert index is not None
+    assert weights is not None
+    voxels = (2 * sampling_ratio) ** dims
+    table = features[0].movedim(0, -1).reshape(-1, channels)
+    index = index.reshape(-1, voxels)
+    weights = (weights / sampling_ratio**dims).reshape(-1, voxels).to(table.dtype)
+    if torch.compiler.is_exporting():
+        values = (table[index] * weights.unsqueeze(-1)).sum(1)
+    else:
+        # The same sum without its terms: two to three times as fast on a CPU as sampling the grid.
+        values = F.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
+    return values.reshape(count, *output_size, channels).movedim(-1, 1)
 
 
 def _points(
@@ -101,10 +105,3 @@ def _points(
     share = (torch.arange(num_points, device=lower.device, dtype=lower.dtype) + 0.5) / num_points
     start, extent = lower / stride - 0.5, (upper - lower) / stride
     return start[:, None] + extent[:, None] * share
-
-
-def _along(points: Tensor, axis: int, lengths: Sequence[int]) -> Tensor:
-    """(n, P) as (n, *lengths), constant along all other axes."""
-    shape = [points.shape[0]] + [1] * len(lengths)
-    shape[1 + axis] = lengths[axis]
-    return points.reshape(shape).expand(-1, *lengths)

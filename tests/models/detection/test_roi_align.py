@@ -58,8 +58,12 @@ def test_values_and_gradients_are_those_of_the_definition(dims, first, last):
                 )
                 back[image] += part
                 n += 1
-        np.testing.assert_allclose(cells.detach().numpy(), wanted, atol=1e-10, err_msg=str(seed))
-        np.testing.assert_allclose(features.grad.numpy(), back, atol=1e-10, err_msg=str(seed))
+        np.testing.assert_allclose(
+            cells.detach().numpy(), wanted, rtol=0, atol=1e-12, err_msg=str(seed)
+        )
+        np.testing.assert_allclose(
+            features.grad.numpy(), back, rtol=0, atol=1e-12, err_msg=str(seed)
+        )
 
 
 @pytest.mark.parametrize("dims", [2, 3])
