@@ -87,6 +87,11 @@ class ModelBundle:
         return float(self.card.get("temperature", 1.0))
 
     @property
+    def task_kind(self) -> str:
+        """What the network answers: "label_map", "instances" or "panoptic"."""
+        return str(self.card.get("task", "label_map"))
+
+    @property
     def version(self) -> str:
         """Version of the medseg that wrote it."""
         software = self.card.get("software")

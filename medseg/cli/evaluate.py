@@ -12,6 +12,13 @@ from medseg.cli.console import console, counting
 from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
 from medseg.reports.evaluation import Evaluation, ScoreSettings, evaluate_folders
+from medseg.reports.object_evaluation import (
+    ObjectEvaluation,
+    ObjectSettings,
+    evaluate_object_folders,
+    has_objects,
+)
+from medseg.reports.object_tables import object_table, write_object_scores
 from medseg.reports.score_tables import scores_table, write_scores
 
 if TYPE_CHECKING:
@@ -29,6 +36,8 @@ def run(cfg: DictConfig) -> int:
     bundle = _bundle(cfg)
     labels = _labels(cfg, bundle)
     folders = _folders(cfg)
+    if all(has_objects(folder) for folder in folders.values()):
+        return _run_objects(cfg, folders, labels, bundle)
     evaluations = {name: _score(cfg, folder, labels) for name, folder in folders.items()}
     model = None if bundle is None else _facts(bundle)
     output = Path(cfg.paths.output)
@@ -110,6 +119,42 @@ def _folders(cfg: DictConfig) -> dict[str, Path]:
     return dict(zip(model_names(folders), folders, strict=True))
 
 
+def _run_objects(
+    cfg: DictConfig,
+    folders: Mapping[str, Path],
+    labels: LabelSet | None,
+    bundle: ModelBundle | None,
+) -> int:
+    """The same for predictions that number their objects."""
+    options: Any = OmegaConf.to_container(cfg.objects, resolve=True)
+    is_complete = True
+    for name, folder in folders.items():
+        with counting(f"scoring {folder.name}") as count:
+            evaluation = evaluate_object_folders(
+                folder,
+                Path(cfg.references),
+                labels=labels,
+                settings=ObjectSettings(**options),
+                instances_from=str(cfg.instances_from),
+                allow_missing=bool(cfg.get("allow_missing", False)),
+                on_start=count.start,
+                on_progress=count,
+            )
+        output = Path(cfg.paths.output)
+        place = output if len(folders) == 1 else output / name
+        files = write_object_scores(
+            evaluation, place, model=None if bundle is None else _facts(bundle)
+        )
+        if evaluation.num_cases:
+            title = "Scores" if len(folders) == 1 else f"Scores of {name}"
+            console.print(object_table(evaluation, title=title))
+        _print_shortcomings(evaluation)
+        for path in files:
+            console.print(f"{path.stem}: {path}", soft_wrap=True, markup=False)
+        is_complete = is_complete and evaluation.is_complete
+    return 0 if is_complete else 3
+
+
 def _settings(cfg: DictConfig) -> ScoreSettings:
     return ScoreSettings(**OmegaConf.to_container(cfg.metrics, resolve=True))  # type: ignore[arg-type]
 
@@ -135,7 +180,7 @@ def _facts(bundle: ModelBundle) -> dict[str, Any]:
     return {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
 
 
-def _print_shortcomings(evaluation: Evaluation) -> None:
+def _print_shortcomings(evaluation: Evaluation | ObjectEvaluation) -> None:
     problems = [problem.message for problem in evaluation.problems]
     for heading, items in (
         ("not scored", problems),

@@ -20,7 +20,7 @@ from medseg.cli.console import console
 from medseg.cli.network_plan import put_plan
 from medseg.cli.objective import training_task
 from medseg.cli.resuming import is_first_process
-from medseg.config.build import allowed_packages, build, resolve_target
+from medseg.config.build import build
 from medseg.core.atomic import write_text
 from medseg.core.errors import OutputError
 from medseg.core.labels import LabelSet
@@ -67,10 +67,6 @@ def plan_for_memory(
     """
     if "fsdp" in str(cfg.trainer.strategy):
         why = "not measured: with trainer.strategy=fsdp no device holds the whole network"
-        return _with_reason(cfg, plan, given.memory_budget_gib, why)
-    network = resolve_target(cfg.model._target_, where="model", packages=allowed_packages())
-    if hasattr(network, "losses"):
-        why = "not measured: a network that finds objects has losses of its own"
         return _with_reason(cfg, plan, given.memory_budget_gib, why)
     path = folder / f"{_digest(cfg, plan, given, labels, device)}.json"
     share = SHARE[device]

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
+from medseg.cli.objective import training_task
 from medseg.config.build import build
 from medseg.core.labels import LabelSet
 from medseg.data.plan import Plan
@@ -29,13 +30,15 @@ def plan_for_network(
         device: "cpu" or "cuda".
 
     Raises:
-        ConfigError: a patch that was set by hand does not fit.
+        ConfigError: a patch that was set by hand does not fit, or the network cannot do the task.
     """
     put_plan(cfg, plan)
     with torch.random.fork_rng(devices=[]):  # the network's weights are drawn and thrown away
-        stride, min_size = requirements(
-            build(cfg.model, in_channels=plan.num_channels, out_channels=labels.num_outputs), plan
+        network: nn.Module = build(
+            cfg.model, in_channels=plan.num_channels, out_channels=labels.num_outputs
         )
+        training_task(cfg, labels).check(network)
+        stride, min_size = requirements(network, plan)
     plan = fit_to_network(plan, given=given, stride=stride, min_size=min_size, device=device)
     put_plan(cfg, plan)
     return plan

@@ -9,18 +9,19 @@ from omegaconf import DictConfig
 from medseg.config.build import accepts, build
 from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
-from medseg.tasks.semantic import SemanticTask
+from medseg.tasks.task import Task
 
 
-def training_task(cfg: DictConfig, labels: LabelSet) -> SemanticTask:
-    """The task of a training.
+def training_task(cfg: DictConfig, labels: LabelSet) -> Task:
+    """The task of a training; networks that find objects have losses of their own.
 
     Raises:
         ConfigError: the loss cannot learn labels of this kind.
     """
-    task: SemanticTask = build(
-        cfg.task, labels=labels, loss=build(cfg.loss, **_loss_facts(cfg, labels))
-    )
+    facts: dict[str, Any] = {"labels": labels}
+    if accepts(cfg.task, "loss"):
+        facts["loss"] = build(cfg.loss, **_loss_facts(cfg, labels))
+    task: Task = build(cfg.task, **facts)
     return task
 
 

@@ -15,6 +15,7 @@ import medseg
 from medseg.baselines.fitting import FittedBaseline, fit_baseline
 from medseg.baselines.predictor import Baseline
 from medseg.bundle import ModelBundle
+from medseg.cli.bundle_predictor import predictor_of
 from medseg.cli.console import console, counting
 from medseg.config.build import accepts, build
 from medseg.core.atomic import write_text
@@ -24,7 +25,6 @@ from medseg.core.labels import LabelSet
 from medseg.core.protocols import Predictor, Source
 from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.inference.postprocess import Postprocess
-from medseg.inference.predictor import NetworkPredictor
 
 
 class Algorithm(Protocol):
@@ -102,12 +102,7 @@ def choose_predictor(cfg: DictConfig) -> Chosen:
     if cfg.fit_on is not None:
         raise ConfigError("fit_on", "is given without a baseline", "train a bundle with train")
     bundle = ModelBundle.load(cfg.bundle)
-    make = partial(
-        NetworkPredictor,
-        bundle,
-        inference=build(cfg.inference),
-        postprocess=build(cfg.postprocess),
-    )
+    make = partial(predictor_of, bundle, cfg)
     return Chosen(make, bundle, bundle.notice, bundle.num_channels)
 
 

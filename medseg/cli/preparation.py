@@ -16,11 +16,12 @@ from medseg.cli.memory_plan import plan_for_memory
 from medseg.cli.network_plan import plan_for_network
 from medseg.cli.resuming import require_same_training
 from medseg.cli.starting import adopted_plan, reasons_of, start_bundle
-from medseg.config.build import build
+from medseg.config.build import allowed_packages, build, resolve_target
 from medseg.core.atomic import write_text
 from medseg.core.errors import ConfigError, LabelError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
+from medseg.core.references import ReferenceRule, with_references
 from medseg.data.cache import CaseCache
 from medseg.data.case_facts import FactsFolder
 from medseg.data.fingerprint import Fingerprint, Measurement, measure
@@ -83,7 +84,7 @@ def prepare_data(cfg: DictConfig) -> Preparation:
     if description.notice:
         console.print(description.notice, style="bold yellow", markup=False)
     labels = spec.label_set()
-    cases = spec.labelled_cases()
+    cases = with_references(spec.labelled_cases(), reference_rule(cfg, labels))
     without = [*description.orphan_labels, *description.absent_cases]
     if without:
         _warn(
@@ -182,6 +183,18 @@ def finished_plan(
         device=device,
         folder=Path(cfg.paths.cache) / "trials",
         replan=planned,
+    )
+
+
+def reference_rule(cfg: DictConfig, labels: LabelSet) -> ReferenceRule:
+    """What the references of a training become; label maps where no task is configured."""
+    if not cfg.get("task"):
+        return ReferenceRule("label_map", labels)
+    task: Any = resolve_target(cfg.task._target_, where="task", packages=allowed_packages())
+    return ReferenceRule(
+        getattr(task, "reference_kind", "label_map"),
+        labels,
+        cfg.task.get("instances_from", "reference"),
     )
 
 

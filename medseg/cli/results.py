@@ -5,19 +5,24 @@ what to do next.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from rich.table import Table
 
 from medseg.bundle import ModelBundle
+from medseg.cli.bundle_predictor import predictor_of
 from medseg.cli.console import console, counting
 from medseg.cli.preparation import Preparation
-from medseg.config.build import build
 from medseg.core.identity import Case
-from medseg.inference.cases import predict_cases
-from medseg.inference.predictor import NetworkPredictor
+from medseg.core.segmentation import Reference, class_map
+from medseg.inference.cases import CaseOutcome, predict_cases
 from medseg.reports.evaluation import score_cases
+from medseg.reports.object_evaluation import score_objects
+from medseg.reports.object_tables import object_table, write_object_scores
 from medseg.reports.score_tables import scores_table, write_scores
 from medseg.training.fit import FitResult
 from medseg.writers.dicom_seg import DicomSegWriter
@@ -32,12 +37,7 @@ def show_results(
     """
     kind = "test" if prepared.split.test else "validation"
     cases = [prepared.cases[key] for key in prepared.split.test or prepared.split.validation]
-    predictor = NetworkPredictor(
-        bundle,
-        inference=build(cfg.inference),
-        postprocess=build(cfg.postprocess),
-        device=prepared.device,
-    )
+    predictor = predictor_of(bundle, cfg, device=prepared.device)
     output = folder / "predictions"
     writers: list[Any] = [NiftiWriter()]
     if any(case.series is not None for case in cases):
@@ -54,21 +54,7 @@ def show_results(
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     for outcome in failed:
         console.print(f"{outcome.key}: {outcome.error}", style="red", markup=False)
-    pairs = [
-        (outcome.key, reference, outcome.result)
-        for outcome in outcomes
-        if (reference := prepared.cases[outcome.key].read_reference) and outcome.result
-    ]
-    with counting("scoring", len(pairs)) as step:
-        evaluation = score_cases(pairs, prepared.labels, on_progress=step)
-    summary = evaluation.summarise()
-    write_scores(
-        evaluation,
-        summary,
-        folder,
-        model={"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256},
-    )
-    console.print(scores_table(summary, title=f"{kind} cases"))
+    console.print(_scored(outcomes, prepared, bundle, folder, title=f"{kind} cases"))
     console.print(f"trained {result.num_steps} steps in {result.elapsed_s / 60:.1f} min")
     for title, path in (
         ("bundle", bundle.folder),
@@ -81,6 +67,41 @@ def show_results(
     for words in _next_commands(cases, bundle, folder):
         console.print(f"  {shlex.join(words)}", soft_wrap=True, markup=False)
     return 3 if failed else 0
+
+
+def _scored(
+    outcomes: Sequence[CaseOutcome],
+    prepared: Preparation,
+    bundle: ModelBundle,
+    folder: Path,
+    *,
+    title: str,
+) -> Table:
+    """Scores the results, writes the scores and gives them as a table."""
+    model = {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
+    found = [
+        (outcome.key, reference, outcome.result)
+        for outcome in outcomes
+        if (reference := prepared.cases[outcome.key].read_reference) is not None
+        and outcome.result is not None
+    ]
+    with counting("scoring", len(found)) as step:
+        if bundle.task_kind != "label_map":
+            readers = [
+                (key, reference, partial(_given, result)) for key, reference, result in found
+            ]
+            objects = score_objects(readers, prepared.labels, on_progress=step)
+            write_object_scores(objects, folder, model=model)
+            return object_table(objects, title=title)
+        pairs = [(key, reference, class_map(result)) for key, reference, result in found]
+        evaluation = score_cases(pairs, prepared.labels, on_progress=step)
+    summary = evaluation.summarise()
+    write_scores(evaluation, summary, folder, model=model)
+    return scores_table(summary, title=title)
+
+
+def _given(result: Reference) -> Reference:
+    return result
 
 
 def _next_commands(cases: list[Case], bundle: ModelBundle, folder: Path) -> list[list[str]]:

@@ -19,7 +19,7 @@ from medseg.cli.cascade import coarse_stage, fine_stage
 from medseg.cli.console import console
 from medseg.cli.folders import require_fresh
 from medseg.cli.objective import training_task
-from medseg.cli.preparation import Preparation, prepare_data, run_folder
+from medseg.cli.preparation import Preparation, prepare_data, reference_rule, run_folder
 from medseg.cli.results import show_results
 from medseg.cli.resuming import is_first_process, sole_use
 from medseg.cli.starting import take_file, take_weights
@@ -75,7 +75,7 @@ def _check_settings(cfg: DictConfig) -> None:
         )
     check_trainer(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
     check_optimizer(build(cfg.optimizer))
-    for section in ("loader", "augment", "inference", "postprocess"):
+    for section in ("loader", "augment", "inference", "objects", "postprocess"):
         build(cfg[section])
     build_all(cfg.callbacks)
 
@@ -131,7 +131,11 @@ def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
     )
     if logger is not None:
         # Naming a metric makes TensorBoard list the run under "HPARAMS"; validation fills it in.
-        metrics = {"dice/mean": 0.0} if isinstance(logger, pl.loggers.TensorBoardLogger) else {}
+        metrics = (
+            {f"{task.score_name}/mean": 0.0}
+            if isinstance(logger, pl.loggers.TensorBoardLogger)
+            else {}
+        )
         logger.log_hyperparams(_hyperparameters(cfg), *([metrics] if metrics else []))
     batches = BatchDataset(
         [prepared.cases[key] for key in prepared.split.train],
@@ -211,6 +215,7 @@ def _write_bundle(
                 ).hexdigest(),
             },
             "mirror_axes": prepared.spec.mirror_axes,
+            "task": reference_rule(cfg, prepared.labels).kind,
             "network": {"class": network, "options": options},
             "postprocess": rules.to_dict(),
             "training": {
@@ -219,7 +224,9 @@ def _write_bundle(
                 else {"name": prepared.start.name, "sha256": prepared.start.sha256},
                 "steps": result.num_steps,
                 "seconds": round(result.elapsed_s, 1),
-                "validation_dice": {k: round(v, 4) for k, v in result.scores.items()},
+                f"validation_{result.score_name}": {
+                    k: round(v, 4) for k, v in result.scores.items()
+                },
                 "validation_cases": "{} of {}".format(*result.scored_cases),
             },
         },

@@ -100,7 +100,9 @@ class Evaluate(Command):
     allow_missing: bool
     images: str | None
     groups: str | None
+    instances_from: Literal["reference", "components"]
     metrics: dict[str, Any]
+    objects: dict[str, Any]
 
 
 class SourceFolder(Section):
@@ -151,7 +153,10 @@ SCHEMAS: dict[str, type[Command]] = {
 
 # Sections that become one object although they name no class: the class whose arguments they hold.
 SECTION_TARGETS: dict[str, dict[str, str]] = {
-    "evaluate": {"metrics": "medseg.reports.evaluation.ScoreSettings"},
+    "evaluate": {
+        "metrics": "medseg.reports.evaluation.ScoreSettings",
+        "objects": "medseg.reports.object_evaluation.ObjectSettings",
+    },
 }
 
 # Groups that a command composes and does not use. Their classes take seconds to import, and they
@@ -183,6 +188,9 @@ SUPPLIED: dict[str, dict[str, frozenset[str]]] = {
     "jobs": {},
     "evaluate": {},
     "ensemble": {},
-    "doctor": {"model": frozenset({"in_channels", "out_channels"})},
+    "doctor": {
+        "model": frozenset({"in_channels", "out_channels"}),
+        "task": frozenset({"labels", "loss"}),
+    },
     "phantom": {},
 }

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 from medseg.core.errors import InputError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
-from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.core.segmentation import ProbabilityMap, Reference, Result
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,24 @@ class NamedReferences(Protocol):
 class Predictor(Protocol):
     """Segments one case; results lie on the grid of the input series."""
 
-    def predict(self, case: Case) -> LabelMap: ...
+    def predict(self, case: Case) -> Reference: ...
 
-    def predict_with_probabilities(self, case: Case) -> tuple[LabelMap, ProbabilityMap]:
+    def predict_with_probabilities(self, case: Case) -> tuple[Reference, ProbabilityMap]:
         """Both from one run of whatever segments."""
         ...
 
 
-ResultKind = Literal["label_map", "probabilities"]
+ResultKind = Literal["label_map", "instances", "probabilities"]
+"""Objects, with or without stuff, are "instances"."""
 
 
 class Writer(Protocol):
     """Writes one result below a folder and returns the files it made.
 
-    It is given label maps, unless it says otherwise (`ChoosesResults`).
+    It is given label maps, of objects their classes, unless it says otherwise (`ChoosesResults`).
     """
 
-    def write(
-        self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path
-    ) -> list[Path]: ...
+    def write(self, result: Result, case: Case, *, folder: Path) -> list[Path]: ...
 
 
 @runtime_checkable

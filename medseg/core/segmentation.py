@@ -284,6 +284,9 @@ class PanopticMap:
 Reference = LabelMap | InstanceSet | PanopticMap
 """What a case may be annotated with."""
 
+Result = LabelMap | ProbabilityMap | InstanceSet | PanopticMap
+"""What a prediction may be."""
+
 
 def class_map(reference: Reference) -> LabelMap:
     """The class of each voxel of any reference."""

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import MedsegError, OutputError, raise_all
 from medseg.core.identity import Case
+from medseg.core.object_codes import ObjectCodes, counted, encode, middles
 from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap
-from medseg.data.object_codes import ObjectCodes, counted, encode, middles
 from medseg.data.plan import Plan
 from medseg.data.readings import Readings
 from medseg.data.source_hash import source_hash

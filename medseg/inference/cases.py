@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from medseg.core.errors import MedsegError
 from medseg.core.identity import Case
 from medseg.core.protocols import ChoosesResults, Predictor, ResultKind, Writer
-from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.core.segmentation import LabelMap, ProbabilityMap, Reference, Result, class_map
 from medseg.core.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ class CaseOutcome:
         paths: files written.
         error: why it failed; None if it did not.
         seconds: of the network and of writing.
-        result: the label map, if it was asked to be kept.
+        result: of the prediction, if it was asked to be kept.
     """
 
     key: str
     paths: tuple[Path, ...] = ()
     error: MedsegError | None = None
     seconds: float = 0.0
-    result: LabelMap | None = None
+    result: Reference | None = None
 
 
 def predict_cases(
@@ -73,7 +73,7 @@ def predict_cases(
         cases: in the order to be worked on.
         writers: each writes every result below `folder`.
         folder: made by the writers.
-        keeps_results: keep label maps in the outcomes.
+        keeps_results: keep results in the outcomes.
         overlaps: read the next case and write the last one while the network computes; at most
             three cases are then in memory, otherwise one.
         on_done: called after each case, in their order.
@@ -106,9 +106,11 @@ def predict_cases(
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """What a predictor gave for a case: the label map, and probabilities if a writer takes them."""
+    """What a predictor gave for a case: classes or objects, and probabilities if a writer takes
+    them.
+    """
 
-    label_map: LabelMap
+    result: Reference
     probabilities: ProbabilityMap | None = None
 
 
@@ -130,11 +132,21 @@ def write_segmented(
     """Has every writer write what it takes below a folder; the files, in the writers' order."""
     paths: list[Path] = []
     for writer in writers:
-        for kind in _taken(writer):
-            chosen = segmented.probabilities if kind == "probabilities" else segmented.label_map
-            assert chosen is not None
+        for chosen in _chosen(writer, segmented.result, segmented.probabilities):
             paths += writer.write(chosen, case, folder=folder)
     return paths
+
+
+def _chosen(writer: Writer, result: Reference, shares: ProbabilityMap | None) -> Iterator[Result]:
+    """What a writer is given of a case: what it takes of what there is."""
+    taken = _taken(writer)
+    for kind in taken:
+        if kind == "probabilities" and shares is not None:
+            yield shares
+        elif kind == ("label_map" if isinstance(result, LabelMap) else "instances"):
+            yield result
+        elif kind == "label_map" and "instances" not in taken:
+            yield class_map(result)
 
 
 def _taken(writer: Writer) -> tuple[ResultKind, ...]:
@@ -198,7 +210,7 @@ def _finish(
     if isinstance(written, MedsegError):
         return CaseOutcome(case.key, error=written, seconds=seconds)
     logger.info("%s predicted in %.1f s", case.key, seconds)
-    kept = segmented.label_map if keeps_results else None
+    kept = segmented.result if keeps_results else None
     return CaseOutcome(case.key, tuple(written), seconds=seconds, result=kept)
 
 

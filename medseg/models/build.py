@@ -59,6 +59,7 @@ def _option(name: str) -> dict[str, Any]:
             f"choose one of {', '.join(sorted(options))}",
         )
     content: dict[str, Any] = yaml.safe_load(Path(options[name]).read_text())
+    content.pop("defaults", None)  # which other options the network wants, such as its task
     return content
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,8 @@ class Mask2Former(nn.Module):
 
     Source: Cheng et al. 2022, CVPR 1280.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance", "panoptic")
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,8 @@ class MaskRCNN(nn.Module):
 
     Source: He et al. 2017, ICCV; Ren et al. 2015, NIPS; Lin et al. 2017, CVPR 936.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
 
     def __init__(
         self,

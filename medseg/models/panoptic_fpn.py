@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ class PanopticFPN(nn.Module):
 
     Source: Kirillov et al. 2019, CVPR 6399.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("panoptic",)
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,8 @@ class Yolact(nn.Module):
 
     Source: Bolya et al. 2019, ICCV.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("instance",)
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.protocols import Predictor, Writer
 from medseg.inference.cases import Segmented, segment, unexpected_error
+from medseg.inference.object_predictor import ObjectPredictor
 from medseg.inference.predictor import NetworkPredictor
 from medseg.services.jobs import job_key
 from medseg.services.rules import SeriesRule
@@ -69,6 +70,8 @@ def build_network_predictor(recipe: ModelRecipe, options: Mapping[str, Any]) -> 
             "start the service again to use the new one",
             code="E_BUNDLE",
         )
+    if bundle.task_kind != "label_map":
+        return ObjectPredictor(bundle, device=options.get("device", recipe.device))
     inference = {**recipe.inference, **options.get("inference", {})}
     return NetworkPredictor(
         bundle,

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from medseg.core.identity import Case
+from medseg.core.segmentation import class_map
 from medseg.inference.cases import Segmented
 from medseg.services.jobs import Job
 from medseg.writers.preview import PreviewWriter
@@ -34,7 +35,7 @@ class Overlays:
             return
         try:
             named = Case(f"{job.id:012d}", case.read_image)
-            self._writer.write(segmented.label_map, named, folder=self.folder)
+            self._writer.write(class_map(segmented.result), named, folder=self.folder)
             for old in self.names()[self.count :]:
                 (self.folder / old).unlink(missing_ok=True)
         except Exception as error:

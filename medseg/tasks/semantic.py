@@ -4,13 +4,16 @@ scored.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
+from medseg.core.references import InstancesFrom, ReferenceKind
 from medseg.losses.deep_supervision import DeepSupervision
+from medseg.models.detection.objects import Detector
 from medseg.tasks.decoding import decode
 
 
@@ -24,9 +27,17 @@ class SemanticTask:
             network.
     """
 
+    reference_kind: ClassVar[ReferenceKind] = "label_map"
+    score_name: ClassVar[str] = "dice"
+
     def __init__(self, *, labels: LabelSet, loss: nn.Module) -> None:
         self.labels = labels
         self.loss_function = DeepSupervision(loss)
+
+    @property
+    def instances_from(self) -> InstancesFrom:
+        """Of no concern to label maps."""
+        return "reference"
 
     @property
     def out_channels(self) -> int:
@@ -37,6 +48,16 @@ class SemanticTask:
         """Target of voxels beyond the image."""
         return 0 if self.labels.ignore_id is None else self.labels.ignore_id
 
+    def check(self, model: nn.Module) -> None:
+        """Raises ConfigError for a network that finds objects only."""
+        if isinstance(model, Detector):
+            raise ConfigError(
+                "task",
+                f"is semantic, but {type(model).__name__} finds objects",
+                "leave task out, which then follows the model, or choose another model",
+                code="E_TASK",
+            )
+
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Scalar loss of a batch with "image" (N, C, *S) and "target" (N, *S)."""
         loss: Tensor = self.loss_function(model(batch["image"]), batch["target"])
@@ -45,6 +66,26 @@ class SemanticTask:
     def decode(self, logits: Tensor) -> Tensor:
         """Class numbers (*S) from logits (C, *S)."""
         return decode(logits, self.labels)
+
+    def trial_batch(self, image: Tensor) -> dict[str, Any]:
+        """Classes drawn for each voxel."""
+        shape = (image.shape[0], *image.shape[2:])
+        target = torch.randint(0, len(self.labels), shape, device=image.device)
+        return {"image": image, "target": target}
+
+    def counts(self, prediction: Tensor, batch: dict[str, Any]) -> Tensor:
+        """See `dice_counts`."""
+        return self.dice_counts(prediction, batch["target"])
+
+    def scores(self, counts: Tensor) -> dict[str, float]:
+        """Dice of each structure."""
+        dice = counts[:, 0] / counts[:, 1].clamp_min(1)
+        names = [structure.name for structure in self.labels.structures]
+        return {name: float(value) for name, value in zip(names, dice, strict=True)}
+
+    def shown(self, prediction: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Reference and prediction as they are."""
+        return batch["target"], prediction
 
     def dice_counts(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Per structure (foreground class or region) twice the overlap and the sum of both volumes,

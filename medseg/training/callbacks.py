@@ -28,6 +28,7 @@ from medseg.training.overlays import contour_overview
 logger = logging.getLogger(__name__)
 
 DIGEST_BYTES = 32
+_SCORE_TITLES = {"dice": "Dice", "ap50": "AP50", "pq": "PQ"}
 LOG_EVERY_S = 30.0
 """Where there is no terminal, progress is a log line after an epoch, not more often than this."""
 
@@ -312,7 +313,8 @@ class ProgressLine(pl.Callback):
         if not scores:
             return facts
         scored, of_all = pl_module.scored_cases
-        return f"{facts} Dice {scores}" + (f" ({scored} of {of_all} cases)" * (scored < of_all))
+        kind = _SCORE_TITLES.get(pl_module.task.score_name, pl_module.task.score_name)
+        return f"{facts} {kind} {scores}" + (f" ({scored} of {of_all} cases)" * (scored < of_all))
 
     def _left(self, pl_module: Any) -> str:
         start, first = self._first

@@ -38,7 +38,8 @@ class FitResult:
         weights: averaged weights of the network, on CPU.
         num_steps: training steps done.
         elapsed_s: seconds spent training, interruptions not counted.
-        scores: last validation Dice per class, in network space.
+        score_name: of the validation scores, such as "dice".
+        scores: last validation score per class, in network space.
         scored_cases: how many cases they rest on, and how many validation cases there are.
         is_main_process: False in the other processes of a training on several devices.
     """
@@ -46,6 +47,7 @@ class FitResult:
     weights: Mapping[str, Tensor]
     num_steps: int
     elapsed_s: float
+    score_name: str
     scores: Mapping[str, float]
     scored_cases: tuple[int, int]
     is_main_process: bool
@@ -119,6 +121,7 @@ def fit(
         weights={key: value.detach().cpu() for key, value in average.average.items()},
         num_steps=trainer.global_step,
         elapsed_s=module.elapsed_s,
+        score_name=module.task.score_name,
         scores=dict(module.scores),
         scored_cases=module.scored_cases,
         is_main_process=trainer.is_global_zero,

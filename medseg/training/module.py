@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import TrainingError
-from medseg.inference.predictor import free_stride
+from medseg.inference.network_space import predict_image
 from medseg.inference.sliding_window import SlidingWindow
-from medseg.tasks.semantic import SemanticTask
+from medseg.tasks.task import Task
 from medseg.training.validation_time import ValidationTime
 
 
@@ -37,7 +38,7 @@ class TrainingModule(pl.LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        task: SemanticTask,
+        task: Task,
         *,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         schedule: Callable[[float], float],
@@ -152,19 +153,22 @@ class TrainingModule(pl.LightningModule):
         if not self._all_agree(must or self.validation_time.affords(num_voxels)):
             return
         start = time.monotonic()
-        logits = self.inference.logits(
+        prediction = predict_image(
+            self.task,
             self.model,
             batch["image"],
+            inference=self.inference,
             patch_size=self.patch_size,
-            out_channels=self.task.out_channels,
-            stride=free_stride(self.model),
         )
-        prediction = self.task.decode(logits)
-        counts = self.task.dice_counts(prediction, batch["target"])
+        counts = self.task.counts(prediction, batch)
         self._counts = counts if self._counts is None else self._counts + counts
         self._num_scored += 1
         if is_first:
-            self.last_shown = (batch["key"], batch["image"], batch["target"], prediction)
+            self.last_shown = (
+                batch["key"],
+                batch["image"],
+                *self.task.shown(prediction, batch),
+            )
         self.validation_time.add(time.monotonic() - start, num_voxels=num_voxels)
 
     def on_validation_epoch_end(self) -> None:
@@ -173,15 +177,15 @@ class TrainingModule(pl.LightningModule):
         counts = self._counts
         if self.trainer.world_size > 1:
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        dice = counts[:, 0] / counts[:, 1].clamp_min(1)
-        self.scores = {
-            label.name: float(value)
-            for label, value in zip(self.task.labels.structures, dice, strict=True)
-        }
+        self.scores = self.task.scores(counts)
         self.scored_cases = (self._num_scored, int(sum(self.trainer.num_val_batches)))
+        kind = self.task.score_name
         for name, value in self.scores.items():
-            self.log(f"dice/{name}", value, sync_dist=False)
-        self.log("dice/mean", float(dice.mean()), prog_bar=True)
+            self.log(f"{kind}/{name}", value, sync_dist=False)
+        known = [value for value in self.scores.values() if not math.isnan(value)]
+        mean = sum(known) / len(known) if known else 0.0
+        self.log(f"{kind}/mean", mean, prog_bar=True)
+        self.log("score/mean", mean)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["medseg"] = {

@@ -13,14 +13,14 @@ from torch import nn
 from medseg.inference.live_bytes import LiveBytes, OverLimit
 from medseg.inference.precision import autocast
 from medseg.models.layout import in_fast_layout
-from medseg.tasks.semantic import SemanticTask
+from medseg.tasks.task import Task
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def step_bytes(
     network: nn.Module,
-    task: SemanticTask,
+    task: Task,
     *,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
     in_channels: int,
@@ -93,7 +93,7 @@ def free_bytes(device: str) -> int:
 
 def _step(
     network: nn.Module,
-    task: SemanticTask,
+    task: Task,
     *,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
     shape: tuple[int, ...],
@@ -107,10 +107,7 @@ def _step(
         weights.grad = torch.zeros_like(weights)
     stepper.step()
     stepper.zero_grad()
-    batch = {
-        "image": torch.randn(shape, device=device),
-        "target": torch.randint(0, len(task.labels), (shape[0], *shape[2:]), device=device),
-    }
+    batch = task.trial_batch(torch.randn(shape, device=device))
     with autocast(device, precision):
         loss = task.loss(network, batch)
     loss.backward()

@@ -1,4 +1,4 @@
-"""Label maps and probabilities as DICOM segmentations that refer to their source series.
+"""Label maps, objects and probabilities as DICOM segmentations that refer to their source series.
 
 The voxels lie on the slices of that series, so nothing is resampled; codes, colours and patient
 come from the label set and from the source. The same result gives the same UIDs and the same bytes.
@@ -14,13 +14,14 @@ from typing import Literal, get_args
 from medseg.core.errors import ConfigError, OutputError
 from medseg.core.identity import Case
 from medseg.core.protocols import ResultKind
-from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap, ProbabilityMap, Result
 from medseg.core.segments import SegmentSet
 from medseg.dicom.derived import Algorithm, derived_header
 from medseg.dicom.encode import DEFLATED, EXPLICIT_LITTLE, RLE, write_frames
 from medseg.dicom.source_series import read_source_series, source_of
 from medseg.dicom.uids import UUID_ROOT
 from medseg.writers.names import output_path
+from medseg.writers.object_segments import object_segments
 from medseg.writers.seg_content import FULL_SHARE, SegContent, SegmentationType, content_of
 from medseg.writers.seg_frames import FrameKey, bit_frames, frame_groups, rle_frame
 from medseg.writers.seg_header import (
@@ -61,12 +62,18 @@ class DicomSegWriter:
 
     @property
     def takes(self) -> tuple[ResultKind, ...]:
-        return ("probabilities",) if self.segmentation_type == "FRACTIONAL" else ("label_map",)
+        is_fractional = self.segmentation_type == "FRACTIONAL"
+        return ("probabilities",) if is_fractional else ("label_map", "instances")
 
-    def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]:
+    def write(self, result: Result, case: Case, *, folder: Path) -> list[Path]:
         path = output_path(folder, case, ".dcm")
+        content = (
+            object_segments(result, where=case.key)
+            if isinstance(result, InstanceSet | PanopticMap)
+            else result
+        )
         write_dicom_seg(
-            result,
+            content,
             case,
             path,
             segmentation_type=self.segmentation_type,

@@ -28,13 +28,16 @@ from highdicom.sr import (
 from highdicom.sr.coding import CodedConcept as HighdicomConcept
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from medseg.core.errors import OutputError
 from medseg.core.geometry import Geometry
 from medseg.core.identity import Case
 from medseg.core.labels import CodedConcept, Label
-from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.core.protocols import ResultKind
+from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap, ProbabilityMap, Result
+from medseg.core.segments import SegmentSet
 from medseg.dicom.codes import segment_codes
 from medseg.dicom.contours import trace_contours
 from medseg.dicom.derived import Algorithm, derived_header, plain_text, referenced_instances
@@ -43,6 +46,7 @@ from medseg.dicom.parse import quiet
 from medseg.dicom.source_series import SourceSeries, on_slices, read_source_series, source_of
 from medseg.dicom.uids import UUID_ROOT, derive_uid
 from medseg.writers.names import output_path
+from medseg.writers.object_segments import object_segments
 from medseg.writers.seg_header import segments_of
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
@@ -56,6 +60,7 @@ _ATTENUATION = CodedConcept("112031", "DCM", "Attenuation Coefficient")
 _MEAN = CodedConcept("373098007", "SCT", "Mean")
 _MM = CodedConcept("mm", "UCUM", "mm")
 _MM3 = CodedConcept("mm3", "UCUM", "cubic millimeter")
+_EMPTY_BOX = (slice(0, 0),) * 3
 _HU = CodedConcept("[hnsf'U]", "UCUM", "Hounsfield unit")
 
 
@@ -87,10 +92,19 @@ class DicomSrWriter:
     bundle_sha256: str = ""
     uid_root: str = UUID_ROOT
 
-    def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]:
+    @property
+    def takes(self) -> tuple[ResultKind, ...]:
+        return ("label_map", "instances")
+
+    def write(self, result: Result, case: Case, *, folder: Path) -> list[Path]:
         path = output_path(folder, case, "_sr.dcm")
+        content = (
+            object_segments(result, where=case.key)
+            if isinstance(result, InstanceSet | PanopticMap)
+            else result
+        )
         write_dicom_sr(
-            result,
+            content,
             case,
             path,
             seg_path=output_path(folder, case, ".dcm"),
@@ -103,7 +117,7 @@ class DicomSrWriter:
 
 
 def write_dicom_sr(
-    label_map: LabelMap | ProbabilityMap,
+    label_map: LabelMap | ProbabilityMap | SegmentSet,
     case: Case,
     path: str | Path,
     *,
@@ -116,7 +130,8 @@ def write_dicom_sr(
     """Writes one measurement report. The same result gives the same bytes.
 
     Args:
-        label_map: result on the slices of the source series, the same that is in the SEG.
+        label_map: result on the slices of the source series, the same that is in the SEG; of a
+            SegmentSet each segment is measured.
         case: where it comes from; needs its `series`. A CT is read for the attenuation.
         path: file to write.
         seg_path: the DICOM segmentation of this result.
@@ -135,9 +150,19 @@ def write_dicom_sr(
     seg = _read_seg(Path(seg_path), source, case.key)
     if isinstance(label_map, ProbabilityMap):
         label_map = LabelMap(label_map.array.argmax(axis=0), label_map.geometry, label_map.labels)
-    voxels = on_slices(label_map.array, label_map.geometry, source, where=case.key)
-    labels = segments_of(label_map.labels, highest=int(voxels.max()))
-    measured = measure(label_map, voxels, source, case, labels)
+    if isinstance(label_map, SegmentSet):
+        layers, layer_of = label_map.layers()
+        labels = label_map.labels.foreground
+    else:
+        layers = label_map.array[None]
+        labels = segments_of(label_map.labels, highest=int(layers.max()))
+        layer_of = dict.fromkeys((label.class_id for label in labels), 0)
+    measured: dict[str, SegmentMeasurements] = {}
+    for n, layer in enumerate(layers):
+        own = tuple(label for label in labels if layer_of.get(label.class_id, 0) == n)
+        voxels = on_slices(layer, label_map.geometry, source, where=case.key)
+        measured |= measure(LabelMap(layer, label_map.geometry), voxels, source, case, own)
+    measured = {label.name: measured[label.name] for label in labels}
     algorithm = Algorithm(algorithm_name, algorithm_version, bundle_sha256)
     header = derived_header(
         source,
@@ -193,21 +218,30 @@ def measure(
         labels: the classes.
     """
     geometry = source.lattice.geometry
+    acquired, read = _boxes(voxels), _boxes(label_map.array)
     hu = _attenuation(label_map.geometry, case) if source.header.Modality == "CT" else None
     result = {}
     for label in labels:
-        mask = voxels == label.class_id
+        box = acquired.get(label.class_id, _EMPTY_BOX)
+        mask = voxels[box] == label.class_id
         count = int(mask.sum())
         mean = None
-        if hu is not None and count:
-            inside = label_map.array == label.class_id
-            mean = float(hu[inside].mean(dtype=np.float64)) if inside.any() else None
+        if hu is not None and count and label.class_id in read:
+            place = read[label.class_id]
+            inside = label_map.array[place] == label.class_id
+            mean = float(hu[place][inside].mean(dtype=np.float64))
         result[label.name] = SegmentMeasurements(
             volume_mm3=count * geometry.voxel_volume_mm3,
             diameter_mm=longest_diameter_mm(mask, geometry.spacing_mm[:2]) if count else None,
             mean_hu=mean,
         )
     return result
+
+
+def _boxes(array: NDArray[Any]) -> dict[int, tuple[slice, ...]]:
+    """The box of each positive number that is there."""
+    found = ndimage.find_objects(np.maximum(array, 0))
+    return {n: box for n, box in enumerate(found, start=1) if box is not None}
 
 
 def longest_diameter_mm(mask: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> float:

@@ -50,6 +50,7 @@ HOMES = {
     "logger": ("lightning.pytorch.loggers.",),
     "loss": ("medseg.losses.",),
     "model": ("medseg.models.", "monai.networks."),
+    "objects": ("medseg.inference.",),
     "optimizer": ("torch.optim.", "medseg.training."),
     "output": ("medseg.writers.",),
     "plan": ("medseg.data.",),

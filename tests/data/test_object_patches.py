@@ -10,13 +10,13 @@ import pytest
 from learning_cases import small_plan
 
 from medseg.core.labels import LabelSet
+from medseg.core.references import ReferenceRule, with_references
 from medseg.data.cache import CaseCache
 from medseg.data.case_facts import CaseFingerprint, measure_case
 from medseg.data.dataset import BatchDataset
 from medseg.data.fingerprint import Fingerprint
 from medseg.data.plan import Plan
 from medseg.data.planning import make_plan
-from medseg.data.references import ReferenceRule, with_references
 from medseg.sources.folder import Folder
 from medseg.transforms.augment import NO_AUGMENT, Augment
 

@@ -126,6 +126,7 @@ class Detector(Protocol):
     Attributes:
         stride: what it divides the image's extents by, per axis; other extents are padded.
         min_size: least extents of an image, per axis.
+        tasks: what it can be trained for, "instance" and "panoptic"; a class attribute.
     """
 
     stride: tuple[int, ...]

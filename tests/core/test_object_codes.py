@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import object_cases
 import pytest
 
 from medseg.core.components import components
 from medseg.core.errors import LabelError
+from medseg.core.object_codes import UNKNOWN, counted, encode, middles
+from medseg.core.references import ReferenceRule, with_references
 from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap
-from medseg.data.object_codes import UNKNOWN, counted, encode, middles
-from medseg.data.references import ReferenceRule, with_references
 from medseg.transforms.patches import cut_mapped
 
 LABELS = object_cases.AXONS
@@ -128,7 +130,8 @@ def test_components_make_objects_of_classes():
     array = np.array([[1, 1, 0, 1], [2, 2, 0, 1]], np.uint8)[..., None]
     classes = LabelMap(array, object_cases.flat((2, 4)))
 
-    instances = ReferenceRule("instances", LABELS, "components").apply(classes, where="a")
+    things = replace(LABELS, labels=LABELS.labels[:2])
+    instances = ReferenceRule("instances", things, "components").apply(classes, where="a")
     both = ReferenceRule("panoptic", LABELS, "components").apply(classes, where="a")
 
     assert isinstance(instances, InstanceSet)

@@ -76,7 +76,10 @@ class ReferenceRule:
         return self._with_classes(replace(class_map(reference), labels=self.labels), instances)
 
     def _with_classes(self, classes: LabelMap, instances: InstanceSet) -> Reference:
-        return PanopticMap(classes, instances) if self.kind == "panoptic" else instances
+        """Stuff stays where there is some: it is part of what images are measured by."""
+        has_stuff = len(thing_ids(self.labels)) < len(self.labels.foreground)
+        is_both = self.kind == "panoptic" or has_stuff
+        return PanopticMap(classes, instances) if is_both else instances
 
 
 def with_references(cases: Sequence[Case], rule: ReferenceRule) -> list[Case]:

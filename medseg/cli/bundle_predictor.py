@@ -1,0 +1,29 @@
+"""The predictor that a bundle needs: of classes, or of objects."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from medseg.bundle import ModelBundle
+from medseg.config.build import build
+from medseg.core.protocols import Predictor
+from medseg.inference.object_predictor import ObjectPredictor
+from medseg.inference.predictor import NetworkPredictor
+
+
+def predictor_of(bundle: ModelBundle, cfg: DictConfig, *, device: str | None = None) -> Predictor:
+    """Built from the sections of a configuration that it has use for.
+
+    Args:
+        bundle: loaded bundle.
+        cfg: with inference, objects and postprocess.
+        device: "cpu" or "cuda"; None takes a GPU where there is one.
+    """
+    if bundle.task_kind == "label_map":
+        return NetworkPredictor(
+            bundle,
+            inference=build(cfg.inference),
+            postprocess=build(cfg.postprocess),
+            device=device,
+        )
+    return ObjectPredictor(bundle, objects=build(cfg.objects), device=device)

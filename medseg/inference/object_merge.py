@@ -1,0 +1,326 @@
+"""Objects of overlapping windows as objects of the whole image, and one object per voxel.
+
+An object that a window's border cuts is seen in parts by several windows. Where two windows look at
+the same voxels, parts of one object agree there; that is what tells them from neighbours.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_IOU = 0.5
+"""Of two parts of an object, over the voxels that both windows see."""
+MIN_CONTAINED = 0.7
+"""Share of the smaller part that lies in the larger, for parts cut by a border, whose masks end
+early there (both chosen, untested beyond the tests).
+"""
+MARGIN = 1
+"""A part that comes this near to a border within the image counts as cut."""
+
+Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FoundObject:
+    """An object, or what a window shows of it.
+
+    Args:
+        start: first voxel of its box in the image.
+        mask: bool, the box.
+        class_id: of the object.
+        score: in [0, 1].
+    """
+
+    start: tuple[int, ...]
+    mask: NDArray[np.bool_]
+    class_id: int
+    score: float
+
+    @property
+    def stop(self) -> tuple[int, ...]:
+        return tuple(a + n for a, n in zip(self.start, self.mask.shape, strict=True))
+
+    @property
+    def region(self) -> Region:
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class WindowObjects:
+    """The objects of one window.
+
+    Args:
+        start, stop: of the window in the image.
+        objects: in coordinates of the image.
+    """
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+    objects: tuple[FoundObject, ...]
+
+
+def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> list[FoundObject]:
+    """The objects of an image from those of its windows, best first.
+
+    Parts belong to one object if they have its class and agree on the voxels that both windows see:
+    by IoU, or, where a border cuts one, by what the smaller has in the larger; in two windows an
+    object has one part each. Of an object that some window shows whole, that one counts which shows
+    it furthest from its border; of others the parts are joined, with the mean of their scores
+    weighted by voxels.
+
+    Args:
+        windows: covering the image.
+        shape: of the image.
+    """
+    parts = [part for window in windows for part in window.objects]
+    clearance = np.array(
+        [
+            _clearance(part, window, shape)
+            for window in windows
+            for part in window.objects
+        ]
+    )  # fmt: skip
+    first = np.cumsum([0, *(len(window.objects) for window in windows)])
+    groups = _Groups(len(parts))
+    for a, b in _neighbours(windows):
+        for n, m in _same_objects(
+            windows[a], windows[b], clearance[first[a] :], clearance[first[b] :]
+        ):
+            groups.join(int(first[a]) + n, int(first[b]) + m)
+    merged = []
+    for members in groups.lists():
+        merged += _one_object(members, parts, clearance)
+    return sorted(merged, key=lambda found: -found.score)
+
+
+def without_overlaps(
+    objects: Iterable[FoundObject], shape: tuple[int, ...], *, min_left: float = 0.5
+) -> list[FoundObject]:
+    """Each voxel goes to the object of the highest score; one that keeps less than `min_left` of
+    its voxels is left out (Kirillov et al. 2019).
+
+    Args:
+        objects: best first.
+        shape: of the image.
+        min_left: share.
+    """
+    taken = np.zeros(shape, np.bool_)
+    kept = []
+    for found in objects:
+        free = found.mask & ~taken[found.region]
+        left = int(free.sum())
+        if left == 0 or left < min_left * int(found.mask.sum()):
+            continue
+        taken[found.region] |= free
+        kept.append(cropped(replace(found, mask=free)))
+    return kept
+
+
+def cropped(found: FoundObject) -> FoundObject:
+    """The same object in the least box; its mask must not be empty."""
+    start, box = [], []
+    for axis in range(found.mask.ndim):
+        others = tuple(n for n in range(found.mask.ndim) if n != axis)
+        filled = np.flatnonzero(found.mask.any(axis=others))
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1))
+        start.append(found.start[axis] + int(filled[0]))
+    return replace(found, start=tuple(start), mask=found.mask[tuple(box)])
+
+
+def join_slices(
+    slices: Sequence[Sequence[FoundObject]], *, min_contained: float = 0.6
+) -> list[FoundObject]:
+    """3D objects from the 2D objects of each slice along K: those of neighbouring slices are one if
+    `min_contained` of the smaller lies in the larger, each with its best partner.
+
+    Args:
+        slices: objects of each slice, without overlaps.
+        min_contained: share; IoU would part an object from its tapering ends (chosen, untested).
+    """
+    parts = [
+        replace(found, start=(*found.start, k), mask=found.mask[..., None])
+        for k, objects in enumerate(slices)
+        for found in objects
+    ]
+    first = np.cumsum([0, *(len(objects) for objects in slices)])
+    groups = _Groups(len(parts))
+    for k in range(len(slices) - 1):
+        pairs = _pairs(
+            slices[k], slices[k + 1], None, lambda _iou, inside, _n, _m: inside >= min_contained
+        )
+        for n, m in pairs:
+            groups.join(int(first[k]) + n, int(first[k + 1]) + m)
+    return [_union([parts[n] for n in members]) for members in groups.lists()]
+
+
+class _Groups:
+    """Disjoint groups of numbers."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def root(self, n: int) -> int:
+        while self._parent[n] != n:
+            self._parent[n] = self._parent[self._parent[n]]
+            n = self._parent[n]
+        return n
+
+    def join(self, n: int, m: int) -> None:
+        self._parent[self.root(m)] = self.root(n)
+
+    def lists(self) -> list[list[int]]:
+        members: dict[int, list[int]] = defaultdict(list)
+        for n in range(len(self._parent)):
+            members[self.root(n)].append(n)
+        return list(members.values())
+
+
+def _clearance(part: FoundObject, window: WindowObjects, shape: tuple[int, ...]) -> int:
+    """Voxels between a part and the nearest border of its window that lies within the image."""
+    gaps = [10**9]
+    for axis, extent in enumerate(shape):
+        if window.start[axis] > 0:
+            gaps.append(part.start[axis] - window.start[axis])
+        if window.stop[axis] < extent:
+            gaps.append(window.stop[axis] - part.stop[axis])
+    return min(gaps)
+
+
+def _neighbours(windows: Sequence[WindowObjects]) -> Iterable[tuple[int, int]]:
+    """Pairs of windows that share voxels."""
+    starts = np.array([window.start for window in windows])
+    stops = np.array([window.stop for window in windows])
+    for a in range(len(windows)):
+        shared = (
+            np.minimum(stops[a], stops[a + 1 :]) > np.maximum(starts[a], starts[a + 1 :])
+        ).all(1)
+        for b in np.flatnonzero(shared):
+            yield a, a + 1 + int(b)
+
+
+def _same_objects(
+    first: WindowObjects,
+    second: WindowObjects,
+    first_clearance: NDArray[Any],
+    second_clearance: NDArray[Any],
+) -> list[tuple[int, int]]:
+    region = tuple(
+        slice(max(a, b), min(c, d))
+        for a, b, c, d in zip(first.start, second.start, first.stop, second.stop, strict=True)
+    )
+
+    def agrees(iou: float, inside: float, n: int, m: int) -> bool:
+        is_cut = min(first_clearance[n], second_clearance[m]) <= MARGIN
+        return iou >= MIN_IOU or (is_cut and inside >= MIN_CONTAINED)
+
+    return _pairs(first.objects, second.objects, region, agrees)
+
+
+def _pairs(
+    first: Sequence[FoundObject], second: Sequence[FoundObject], region: Region | None, agrees: Any
+) -> list[tuple[int, int]]:
+    """Partners by falling IoU over a region, each object with one at most."""
+    if not first or not second:
+        return []
+    low, high = _boxes(first)
+    other_low, other_high = _boxes(second)
+    bottom = np.maximum(low[:, None], other_low)
+    top = np.minimum(high[:, None], other_high)
+    if region is not None:
+        bottom = np.maximum(bottom, [part.start for part in region])
+        top = np.minimum(top, [part.stop for part in region])
+    found = []
+    for n, m in np.argwhere((top > bottom).all(axis=2)).tolist():
+        one, other = first[n], second[m]
+        if one.class_id != other.class_id:
+            continue
+        common = int(
+            (_part(one, bottom[n, m], top[n, m]) & _part(other, bottom[n, m], top[n, m])).sum()
+        )
+        if not common:
+            continue
+        sizes = [_size_within(one, region), _size_within(other, region)]
+        iou = common / (sum(sizes) - common)
+        if agrees(iou, common / min(sizes), n, m):
+            found.append((iou, common / min(sizes), n, m))
+    partners, used, used_other = [], set[int](), set[int]()
+    for _, _, n, m in sorted(found, key=lambda row: (-row[0], -row[1], row[2], row[3])):
+        if n not in used and m not in used_other:
+            partners.append((n, m))
+            used.add(n)
+            used_other.add(m)
+    return partners
+
+
+def _boxes(objects: Sequence[FoundObject]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return (
+        np.array([found.start for found in objects]),
+        np.array([found.stop for found in objects]),
+    )
+
+
+def _part(found: FoundObject, low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
+    """The mask between two corners that lie within the object's box."""
+    box = tuple(
+        slice(int(a) - s, int(b) - s) for a, b, s in zip(low, high, found.start, strict=True)
+    )
+    return found.mask[box]
+
+
+def _size_within(found: FoundObject, region: Region | None) -> int:
+    if region is None:
+        return int(found.mask.sum())
+    low = np.maximum(found.start, [part.start for part in region])
+    high = np.minimum(found.stop, [part.stop for part in region])
+    return int(_part(found, low, np.maximum(low, high)).sum())
+
+
+def _one_object(
+    members: list[int], parts: Sequence[FoundObject], clearance: NDArray[Any]
+) -> list[FoundObject]:
+    """The object that parts belong to; several where whole ones turn out not to be the same."""
+    whole = [n for n in members if clearance[n] > MARGIN]
+    if not whole:
+        return [_union([parts[n] for n in members])]
+    kept: list[FoundObject] = []
+    for n in sorted(whole, key=lambda n: (-clearance[n], -parts[n].score, n)):
+        if not any(_contained(parts[n], other) >= MIN_IOU for other in kept):
+            kept.append(parts[n])
+    return kept
+
+
+def _contained(one: FoundObject, other: FoundObject) -> float:
+    """Share of the smaller of two objects that lies in the other."""
+    low = np.maximum(one.start, other.start)
+    high = np.minimum(one.stop, other.stop)
+    if (high <= low).any():
+        return 0.0
+    common = int((_part(one, low, high) & _part(other, low, high)).sum())
+    return common / max(1, min(int(one.mask.sum()), int(other.mask.sum())))
+
+
+def _union(parts: Sequence[FoundObject]) -> FoundObject:
+    """All parts together; the score is their mean weighted by voxels, the class that of the
+    largest.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    low = np.min([part.start for part in parts], axis=0)
+    high = np.max([part.stop for part in parts], axis=0)
+    mask = np.zeros(tuple(high - low), np.bool_)
+    for part in parts:
+        box = tuple(
+            slice(int(a - s), int(b - s))
+            for a, b, s in zip(part.start, part.stop, low, strict=True)
+        )
+        mask[box] |= part.mask
+    sizes = np.array([part.mask.sum() for part in parts], float)
+    score = float(np.average([part.score for part in parts], weights=sizes))
+    start = tuple(int(n) for n in low)
+    return FoundObject(start, mask, parts[int(sizes.argmax())].class_id, score)

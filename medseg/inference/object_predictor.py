@@ -1,0 +1,169 @@
+"""One case through a bundle that finds objects: image in, objects on the input grid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from medseg.bundle import ModelBundle
+from medseg.core.components import thing_ids
+from medseg.core.errors import BundleError, MedsegError
+from medseg.core.geometry import Geometry
+from medseg.core.identity import Case
+from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap, ProbabilityMap
+from medseg.core.volume import Volume
+from medseg.inference.network_space import instance_set, panoptic_map
+from medseg.inference.object_merge import FoundObject, cropped
+from medseg.inference.object_windows import ObjectWindows
+from medseg.inference.precision import autocast, best_device, best_precision
+from medseg.inference.upsample import upsample_labels
+from medseg.models.layout import in_fast_layout
+from medseg.transforms.preprocess import preprocess
+from medseg.transforms.restore import turn_back, turned_shape
+
+
+class ObjectPredictor:
+    """Finds objects with the network of a bundle, and the class of every voxel where it is for
+    panoptic segmentation.
+
+    Args:
+        bundle: loaded bundle of one network.
+        objects: how images are covered with windows, and which objects are kept.
+        device: "cpu" or "cuda"; None takes a GPU where there is one.
+        precision: "bf16-mixed", "16-mixed" or "32-true"; None takes the fastest native one.
+
+    Raises:
+        BundleError: the bundle averages several networks, which objects cannot be.
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        *,
+        objects: ObjectWindows | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+    ) -> None:
+        networks: Sequence[nn.Module] = bundle.build_networks()
+        if len(networks) != 1:
+            raise BundleError(
+                bundle.folder,
+                f"holds {len(networks)} networks, whose objects cannot be averaged",
+                "predict with the bundle of one fold",
+            )
+        self.bundle = bundle
+        self.objects = objects or ObjectWindows()
+        self.device = device or best_device()
+        self.precision = precision or best_precision(self.device)
+        self.network = in_fast_layout(networks[0].to(self.device).eval(), self.device)
+        self.task_kind: Literal["instances", "panoptic"] = (
+            "panoptic" if bundle.task_kind == "panoptic" else "instances"
+        )
+
+    def predict(self, case: Case) -> InstanceSet | PanopticMap:
+        """Objects on the grid of the case's image."""
+        return self.predict_volume(case.read_image())
+
+    def predict_with_probabilities(
+        self, case: Case
+    ) -> tuple[LabelMap | InstanceSet | PanopticMap, ProbabilityMap]:
+        """Objects have scores, not probabilities of classes.
+
+        Raises:
+            MedsegError: always.
+        """
+        raise MedsegError(
+            case.key,
+            "probabilities were asked for, but the model finds objects, which have scores",
+            "leave out probabilities; the scores are in <case>.json",
+            code="E_PREDICTION",
+        )
+
+    def predict_volume(self, volume: Volume) -> InstanceSet | PanopticMap:
+        """Objects on the grid of the volume."""
+        bundle = self.bundle
+        plan, labels = bundle.plan, bundle.labels
+        ready = preprocess(volume, plan)
+        image = torch.from_numpy(ready.array).to(self.device)
+        is_panoptic = self.task_kind == "panoptic"
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            found, logits = self.objects.find(
+                self.network,  # type: ignore[arg-type]
+                image,
+                patch_size=tuple(plan.patch_size or ()),
+                class_ids=thing_ids(labels),
+                num_classes=len(labels) if is_panoptic else None,
+            )
+        source, orientation = ready.source, plan.orientation
+        shape = turned_shape(source, orientation)
+        inner = ready.array.shape[1:]
+        placed = [resized(one, inner, shape) for one in found]
+        unit = Geometry.from_spacing(shape, spacing_mm=(1.0, 1.0, 1.0))
+        instances = instance_set(placed, unit, labels=labels)
+        turned = replace(
+            instances,
+            layers=turn_back(instances.layers, source, orientation=orientation),
+            geometry=source,
+        )
+        if logits is None:
+            return turned
+        if not torch.isfinite(logits).all():
+            raise MedsegError(
+                "network",
+                f"gives values that are not finite with precision {self.precision}",
+                "predict with precision 32-true, and look at the training's loss",
+                code="E_PREDICTION",
+            )
+        classes = upsample_labels(logits, shape, num_classes=len(labels))
+        return panoptic_map(
+            turn_back(classes, source, orientation=orientation), turned, labels=labels
+        )
+
+
+def resized(
+    found: FoundObject, old_shape: tuple[int, ...], new_shape: tuple[int, ...]
+) -> FoundObject:
+    """An object of a grid on another one over the same field of view: where the mask interpolated
+    linearly is at least a half, or the voxel nearest to its middle where it is so nowhere.
+
+    Args:
+        found: in three axes.
+        old_shape, new_shape: voxels of the two grids.
+    """
+    if tuple(old_shape) == tuple(new_shape):
+        return found
+    share = np.pad(found.mask, 1).astype(np.float32)
+    start = []
+    for axis, (old, new) in enumerate(zip(old_shape, new_shape, strict=True)):
+        first, matrix = _linear(found.start[axis] - 1, share.shape[axis], old, new)
+        share = np.moveaxis(np.tensordot(matrix, share, axes=(1, axis)), 0, axis)
+        start.append(first)
+    mask: NDArray[np.bool_] = share >= 0.5
+    if not mask.any():
+        mask = share == share.max()
+        mask.flat[np.flatnonzero(mask)[1:]] = False
+    return cropped(replace(found, start=tuple(start), mask=mask))
+
+
+def _linear(first: int, extent: int, old: int, new: int) -> tuple[int, NDArray[np.float32]]:
+    """First voxel of the new axis that a piece of the old one reaches, and the matrix that
+    interpolates the piece there; the outermost voxels of the image go on beyond it.
+    """
+    low = max(0, int(np.floor((first + 0.5) * new / old - 0.5)))
+    high = min(new - 1, int(np.ceil((first + extent - 0.5) * new / old - 0.5)))
+    high = max(low, high)
+    position = (np.arange(low, high + 1) + 0.5) * old / new - 0.5
+    position = np.clip(position, 0, old - 1) - first
+    below = np.clip(np.floor(position).astype(int), 0, extent - 1)
+    above = np.minimum(below + 1, extent - 1)
+    weight = np.clip(position - below, 0, 1)
+    matrix = np.zeros((len(position), extent), np.float32)
+    np.add.at(matrix, (np.arange(len(position)), below), 1 - weight)
+    np.add.at(matrix, (np.arange(len(position)), above), weight)
+    return low, matrix

@@ -1,0 +1,195 @@
+"""Objects with a class, a box and a mask: what a detector learns from, and how it is scored."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medseg.core.components import thing_ids
+from medseg.core.errors import ConfigError
+from medseg.core.geometry import Geometry
+from medseg.core.labels import LabelSet
+from medseg.core.object_codes import counted, encode
+from medseg.core.references import InstancesFrom, ReferenceKind
+from medseg.core.segmentation import InstanceSet
+from medseg.metrics.object_pairs import compare_objects
+from medseg.models.detection.objects import Detector
+from medseg.tasks.hits import counts_of, hits_of
+from medseg.tasks.targets import MIN_VISIBLE, patch_targets
+
+_BLOCKS = 8
+
+
+class InstanceTask:
+    """Objects of the classes that are things (of all, where none is marked as a thing).
+
+    Args:
+        labels: classes; the network counts background among them.
+        instances_from: "reference" takes the objects that references tell apart, "components" the
+            connected parts of each thing class.
+        min_visible: an object cut by a patch's border is learnt from if at least this share of its
+            voxels lies in the patch.
+    """
+
+    reference_kind: ClassVar[ReferenceKind] = "instances"
+    score_name: ClassVar[str] = "ap50"
+
+    def __init__(
+        self,
+        *,
+        labels: LabelSet,
+        instances_from: InstancesFrom = "reference",
+        min_visible: float = MIN_VISIBLE,
+    ) -> None:
+        check_shares(min_visible=min_visible)
+        refuse_regions(labels)
+        self.labels = labels
+        self._instances_from = instances_from
+        self.min_visible = min_visible
+
+    @property
+    def instances_from(self) -> InstancesFrom:
+        return self._instances_from
+
+    @property
+    def out_channels(self) -> int:
+        return len(self.labels)
+
+    @property
+    def outside_label(self) -> int:
+        return 0
+
+    def check(self, model: nn.Module) -> None:
+        """Raises ConfigError unless the network finds objects."""
+        require_detector(model, task="instance")
+
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Sum of the network's terms."""
+        objects, _ = patch_targets(batch["target"], batch["codes"], min_visible=self.min_visible)
+        return summed_terms(model, batch["image"], objects, None)
+
+    def trial_batch(self, image: Tensor) -> dict[str, Any]:
+        """Blocks as objects; see `block_batch`."""
+        return block_batch(image, self.labels)
+
+    def counts(self, prediction: InstanceSet, batch: dict[str, Any]) -> Tensor:
+        """Hits, false positives, misses and summed IoU of each thing class, at an IoU of 0.5."""
+        pairs = compare_objects(
+            reference_instances(batch), prediction, class_ids=thing_ids(self.labels)
+        )
+        return counts_of(pairs)
+
+    def scores(self, counts: Tensor) -> dict[str, float]:
+        """TP / (TP + FP + FN) of each thing class; nan for one that was nowhere."""
+        names = [self.labels.names[class_id] for class_id in thing_ids(self.labels)]
+        return {name: hits_of(row).accuracy for name, row in zip(names, counts, strict=True)}
+
+    def shown(self, prediction: InstanceSet, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Classes of the objects, background where nothing is known."""
+        found = torch.from_numpy(prediction.class_map().array.astype("int64"))
+        return reference_classes(batch), found
+
+
+def reference_instances(batch: dict[str, Any]) -> InstanceSet:
+    """The objects of a validation case in network space, voxels of 1 mm."""
+    codes = batch["target"].cpu().numpy()
+    instances: InstanceSet = batch["codes"].instances(codes, unit_grid(codes.shape))
+    return instances
+
+
+def reference_classes(batch: dict[str, Any]) -> Tensor:
+    """The class of each voxel of a validation case, background where nothing is known."""
+    classes = torch.from_numpy(batch["codes"].classes)
+    return classes[batch["target"].cpu()].clamp_min(0)
+
+
+def unit_grid(shape: tuple[int, ...]) -> Geometry:
+    """The grid of an image in network space, in voxels."""
+    return Geometry.from_spacing((shape[0], shape[1], shape[2]), spacing_mm=(1.0, 1.0, 1.0))
+
+
+def block_batch(image: Tensor, labels: LabelSet) -> dict[str, Any]:
+    """A batch whose images are cut into blocks, every second of which is an object.
+
+    Args:
+        image: (N, C, *S).
+        labels: gives the class of the objects.
+    """
+    shape = tuple(image.shape[2:])
+    size = max(2, min(shape) // _BLOCKS)
+    blocks = np.indices(shape) // size
+    numbers = np.zeros(shape, np.int64)
+    for axis in blocks:
+        numbers = numbers * (int(axis.max()) + 1) + axis
+    is_object = blocks.sum(axis=0) % 2 == 1
+    grid = unit_grid((*shape, 1)[:3])
+    found = InstanceSet.from_map(
+        np.where(is_object, numbers + 1, 0).reshape(grid.shape),
+        grid,
+        class_of=lambda found: np.full(len(found), thing_ids(labels)[0]),
+        labels=labels,
+    )
+    codes, table = encode(found, labels, where="trial")
+    target = torch.from_numpy(codes.reshape(shape).astype(np.int64)).to(image.device)
+    table = counted(codes, table)
+    repeats = (len(image), *(1 for _ in shape))
+    return {
+        "image": image,
+        "target": target[None].repeat(repeats),
+        "codes": [table] * len(image),
+        "keys": [],
+    }
+
+
+def summed_terms(
+    model: nn.Module, image: Tensor, objects: list[Any], semantic: Tensor | None
+) -> Tensor:
+    """The loss of a detector: the sum of its terms."""
+    assert isinstance(model, Detector)
+    terms = model.losses(model(image), objects, semantic)
+    return torch.stack([term.float() for term in terms.values()]).sum()
+
+
+def require_detector(model: nn.Module, *, task: str) -> None:
+    """Raises ConfigError unless the network finds objects and offers the task.
+
+    Networks name their tasks in `tasks`; a detector that does not is for instances.
+    """
+    offered = getattr(model, "tasks", ("instance",)) if isinstance(model, Detector) else ()
+    if task in offered:
+        return
+    name = type(model).__name__
+    what = (
+        f"is {task}, but {name} is for {' and '.join(offered)}"
+        if offered
+        else f"is {task}, but {name} gives a class for each voxel and no objects"
+    )
+    fitting = {
+        "instance": "mask_rcnn, yolact or mask2former", "panoptic": "panoptic_fpn or mask2former"
+    }  # fmt: skip
+    raise ConfigError(
+        "task",
+        what,
+        f"set model={fitting[task]}, or leave task out, which then follows the model",
+        code="E_TASK",
+    )
+
+
+def refuse_regions(labels: LabelSet) -> None:
+    """Raises ConfigError for labels that declare regions, which are not objects."""
+    if labels.regions:
+        raise ConfigError(
+            "data.labels.regions",
+            "are unions of classes, while the task asks for objects",
+            "remove the regions, or set task=semantic",
+        )
+
+
+def check_shares(**shares: float) -> None:
+    """Raises ConfigError for a share outside 0 to 1."""
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ConfigError(f"task.{name}", f"is {share:g}", "use 0 to 1")

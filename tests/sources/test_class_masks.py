@@ -1,0 +1,86 @@
+"""BIDS folders with one mask per class, grey values and second channels included."""
+
+from __future__ import annotations
+
+import numpy as np
+import object_cases
+import pytest
+
+from medseg.core.components import components
+from medseg.core.errors import ConfigError, InputError, LabelError
+from medseg.core.labels import LabelSet
+from medseg.sources.class_masks import ClassMasks
+
+MASKS = {2: "seg-myelin-manual", 1: "seg-axon-manual"}
+
+
+def bids(folder):
+    """Two subjects, the second with two images; the masks overlap in one pixel."""
+    for subject, name in (("sub-1", "a"), ("sub-2", "b"), ("sub-2", "c")):
+        object_cases.picture(
+            folder / subject / "micr" / f"{name}.png", np.full((6, 5), 9, np.uint8)
+        )
+        place = folder / "derivatives" / "labels" / subject / "micr"
+        axon, myelin = np.zeros((6, 5), np.uint8), np.zeros((6, 5), np.uint8)
+        axon[1:3, 1:3] = 255
+        axon[4, 1], axon[4, 3] = 130, 100
+        myelin[2:4, 1:4] = 255
+        grey_with_alpha = np.stack([axon, np.full((6, 5), 255, np.uint8)], axis=-1)
+        object_cases.picture(place / f"{name}_seg-axon-manual.png", grey_with_alpha)
+        object_cases.picture(place / f"{name}_seg-myelin-manual.png", myelin)
+        object_cases.picture(place / f"{name}_seg-both-manual.png", myelin)
+    return folder
+
+
+def test_masks_become_classes_and_grey_values_are_told(tmp_path, caplog):
+    cases = ClassMasks(str(bids(tmp_path)), masks=MASKS).cases()
+
+    reference = cases[0].read_reference()
+
+    assert [case.key for case in cases] == ["a", "b", "c"]
+    assert [case.patient for case in cases] == ["sub-1", "sub-2", "sub-2"]
+    expected = np.zeros((6, 5), np.uint8)
+    expected[2:4, 1:4] = 2
+    expected[1:3, 1:3] = expected[4, 1] = 1  # named last, so on top; 130 is more than half of 255
+    assert np.array_equal(reference.array[..., 0], expected)
+    assert "2 grey pixels" in caplog.text
+
+
+def test_a_missing_mask_is_told(tmp_path):
+    bids(tmp_path)
+    labels = tmp_path / "derivatives" / "labels" / "sub-1" / "micr"
+    (labels / "a_seg-axon-manual.png").unlink()
+
+    with pytest.raises(LabelError, match=r"a\.png: has masks, but none that ends in seg-axon"):
+        ClassMasks(str(tmp_path), masks=MASKS).cases()[0].read_reference()
+
+
+def test_images_without_any_mask_have_no_reference(tmp_path):
+    bids(tmp_path)
+    object_cases.picture(tmp_path / "sub-3" / "micr" / "d.png", np.zeros((4, 4), np.uint8))
+
+    assert ClassMasks(str(tmp_path), masks=MASKS).cases()[3].read_reference is None
+
+
+def test_wrong_options_and_empty_folders_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"source\.masks: is \{\}; write it as"):
+        ClassMasks(str(tmp_path), masks={})
+    with pytest.raises(InputError, match=r"holds no image outside derivatives"):
+        ClassMasks(str(tmp_path), masks=MASKS).cases()
+
+
+@pytest.mark.real_data
+def test_real_micrographs_have_axons_and_myelin(real_data):
+    folder = real_data("axon_sem")
+
+    cases = ClassMasks(str(folder), masks=MASKS).cases()
+    reference = cases[1].read_reference()
+    image = cases[6].read_image()
+
+    assert len(cases) == 7
+    assert len({case.patient for case in cases}) == 6
+    assert image.num_channels == 1  # one of them has a second channel
+    labels = LabelSet.from_names(["background", "axon", "myelin"])
+    axons = components(type(reference)(reference.array, reference.geometry, labels), [1])
+    assert len(axons) > 50
+    assert (reference.array == 2).mean() > 0.2
