@@ -285,6 +285,44 @@ class ModelBundle:
             networks.append(network)
         return networks
 
+    def exports(self, name: str) -> list[str]:
+        """Files of the networks for another runtime, such as "onnx"; empty if it carries none."""
+        return sorted(str(n) for n in self.card["sha256"] if str(n).startswith(f"{name}/"))
+
+    def read(self, name: str) -> bytes:
+        """Content of one of its files."""
+        return _read(_inside(self.folder, name))
+
+    def copy_with(
+        self, folder: Path, files: Mapping[str, bytes], *, exports: Mapping[str, Any]
+    ) -> ModelBundle:
+        """Writes the bundle with more files, which may go to its own folder; exports of before that
+        are not written again stay.
+
+        Args:
+            folder: made if it does not exist.
+            files: content by name.
+            exports: what the card says about each format of them.
+        """
+        digests = {str(name): str(digest) for name, digest in self.card["sha256"].items()}
+        contents = dict(files)
+        if folder.resolve() != self.folder.resolve():
+            contents |= {name: self.read(name) for name in digests if name not in files}
+            if self.coarse is not None:
+                copied = self.coarse.copy_with(folder / COARSE, {}, exports={})
+                contents[f"{COARSE}/card.yaml"] = copied.read("card.yaml")
+        for name, content in contents.items():
+            write_bytes(folder / name, content)
+            digests[name] = hashlib.sha256(content).hexdigest()
+        known = self.card.get("exports")
+        card = {
+            **self.card,
+            "exports": {**(known if isinstance(known, dict) else {}), **exports},
+            "sha256": digests,
+        }
+        write_text(folder / "card.yaml", yaml.safe_dump(card, sort_keys=False, width=110))
+        return type(self).load(folder)
+
     @property
     def weight_files(self) -> Sequence[str]:
         return sorted(str(name) for name in self.card["sha256"] if str(name).startswith("weights/"))

@@ -27,7 +27,7 @@ def require_usable(composition: Composition, *, command: str) -> None:
         folder = Path(str(composition.hydra.run.dir))
         _require_writable(folder, option="paths.runs")
         require_fresh(folder, resume=bool(composition.config.resume))
-    elif command in ("predict", "batch", "serve", "evaluate", "ensemble", "phantom"):
+    elif command in ("predict", "batch", "serve", "evaluate", "ensemble", "export", "phantom"):
         _require_writable(Path(str(paths.output)), option="paths.output")
 
 

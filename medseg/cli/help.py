@@ -247,6 +247,30 @@ HELP: dict[str, HelpText] = {
             ("paths.output=DIR", "where the bundle goes instead of <folds>/ensemble"),
         ),
     ),
+    "export": HelpText(
+        "write a bundle with its networks for other runtimes",
+        "Writes every network of a bundle for ONNX Runtime, OpenVINO or torch.export, compares it "
+        "with PyTorch on patches, and refuses to write what deviates. The result is a bundle as "
+        "before: plan, labels and post-processing travel with it, and predict takes it with "
+        "inference.engine=onnx, openvino or auto.",
+        (
+            (
+                "For ONNX Runtime and OpenVINO, compared on real images",
+                "export bundle=runs/liver/fold_0/bundle 'format=[onnx,openvino]' \\\n"
+                "      source.folder=/data/new",
+            ),
+            (
+                "Into another folder",
+                "export bundle=runs/liver/fold_0/bundle format=onnx paths.output=exported",
+            ),
+        ),
+        (
+            ("bundle=DIR", "the model"),
+            ("format=[NAME,...]", "onnx, openvino, torch_export"),
+            ("source.folder=DIR", "images for the comparison; noise is taken without"),
+            ("paths.output=DIR", "folder of the new bundle; by default the bundle's own"),
+        ),
+    ),
     "doctor": HelpText(
         "check this installation, a configuration, a data folder, a bundle or a network",
         "Prints versions, devices, memory and disk, and says what is wrong. With options it also "

@@ -16,7 +16,8 @@ from medseg.core.errors import ConfigError, InputError, OutputError
 from medseg.core.identity import Case
 from medseg.core.protocols import Source, Writer
 from medseg.inference.cases import CaseOutcome, predict_cases
-from medseg.inference.predictor import NetworkPredictor, Progress
+from medseg.inference.memory import Progress
+from medseg.inference.predictor import NetworkPredictor
 
 WINDOWS_WORTH_TELLING = 50
 SECONDS_WORTH_TELLING = 20

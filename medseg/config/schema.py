@@ -130,6 +130,16 @@ class Doctor(Command):
     out_channels: Annotated[int, Field(ge=2)]
 
 
+ExportFormat = Literal["onnx", "openvino", "torch_export"]
+
+
+class Export(Command):
+    """Values at the top of conf/export.yaml."""
+
+    bundle: str
+    format: ExportFormat | list[ExportFormat]
+
+
 class Phantom(Command):
     """Values at the top of conf/phantom.yaml."""
 
@@ -147,6 +157,7 @@ SCHEMAS: dict[str, type[Command]] = {
     "jobs": Jobs,
     "evaluate": Evaluate,
     "ensemble": Ensemble,
+    "export": Export,
     "doctor": Doctor,
     "phantom": Phantom,
 }
@@ -188,6 +199,7 @@ SUPPLIED: dict[str, dict[str, frozenset[str]]] = {
     "jobs": {},
     "evaluate": {},
     "ensemble": {},
+    "export": {},
     "doctor": {
         "model": frozenset({"in_channels", "out_channels"}),
         "task": frozenset({"labels", "loss"}),

@@ -50,6 +50,27 @@ class MemoryUse:
         return f"{self.total / GIB:.1f} GiB of memory ({shown})"
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far the prediction of an image has come.
+
+    Args:
+        done, total: windows.
+        seconds: since the first began.
+        memory: what it takes.
+    """
+
+    done: int
+    total: int
+    seconds: float
+    memory: MemoryUse
+
+    @property
+    def expected_seconds(self) -> float:
+        """Of all windows; nan before the first is done."""
+        return self.seconds * self.total / self.done if self.done else float("nan")
+
+
 def plan_memory(
     tiling: Tiling,
     *,

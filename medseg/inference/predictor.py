@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from medseg.bundle import ModelBundle
 from medseg.config.build import build_restricted
-from medseg.core.errors import BundleError, MedsegError
+from medseg.core.errors import BundleError, ConfigError, MedsegError
 from medseg.core.geometry import Geometry
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
@@ -26,10 +26,11 @@ from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.core.volume import Volume
 from medseg.data.plan import Plan
 from medseg.inference.engines import SteadyEngine, TorchEngine, is_out_of_memory
-from medseg.inference.memory import MemoryUse, on_device, patch_bytes, plan_memory
+from medseg.inference.memory import MemoryUse, Progress, on_device, patch_bytes, plan_memory
 from medseg.inference.postprocess import Postprocess
 from medseg.inference.precision import best_device, best_precision
 from medseg.inference.regions import background_logits, foreground_mask, narrowed
+from medseg.inference.runtimes import make_engine
 from medseg.inference.sliding_window import Slab, SlidingWindow
 from medseg.inference.tiling import Tiling
 from medseg.inference.upsample import (
@@ -58,27 +59,6 @@ class NetworkOutput:
 
     logits: Tensor
     source: Geometry
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far the prediction of an image has come.
-
-    Args:
-        done, total: windows.
-        seconds: since the first began.
-        memory: what it takes.
-    """
-
-    done: int
-    total: int
-    seconds: float
-    memory: MemoryUse
-
-    @property
-    def expected_seconds(self) -> float:
-        """Of all windows; nan before the first is done."""
-        return self.seconds * self.total / self.done if self.done else float("nan")
 
 
 class NetworkPredictor:
@@ -115,15 +95,20 @@ class NetworkPredictor:
             )
             for network in bundle.build_networks()
         ]
+        in_torch = TorchEngine(self.networks, device=self.device, precision=self.precision)
+        self._require_torch_for_random_fields()
         self.engine = SteadyEngine(
-            TorchEngine(self.networks, device=self.device, precision=self.precision)
+            make_engine(bundle, self.inference.engine, in_torch, precision=self.precision)
         )
+        # Exported networks take patches of the plan's extent alone.
+        is_free = self.engine.engine.name == "torch"
+        self._stride = free_stride(self.networks[0]) if is_free else None
         self.mirror_axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)
         self.coarse: NetworkPredictor | None = None
         if bundle.coarse is not None:
             self.coarse = NetworkPredictor(
                 bundle.coarse,
-                inference=replace(self.inference, tta="none"),
+                inference=replace(self.inference, tta="none", engine="torch"),
                 postprocess=Postprocess(),
                 device=self.device,
                 precision=self.precision,
@@ -232,7 +217,7 @@ class NetworkPredictor:
         """All windows, or in a cascade those where the coarse network sees something."""
         plan = self.bundle.plan
         tiling = self.inference.tiling(
-            tuple(image.shape[1:]), tuple(plan.patch_size or ()), free_stride(self.networks[0])
+            tuple(image.shape[1:]), tuple(plan.patch_size or ()), self._stride
         )
         if self.coarse is None or prepared is None or prepared.coarse is None:
             return tiling
@@ -244,6 +229,14 @@ class NetworkPredictor:
             "the fine network looks at %d of %d windows", tiling.num_windows, len(tiling.starts)
         )
         return tiling
+
+    def _require_torch_for_random_fields(self) -> None:
+        if self.postprocess.random_field and self.inference.engine != "torch":
+            raise ConfigError(
+                "inference.engine",
+                f"is {self.inference.engine}, and the random field of postprocess needs torch",
+                "set inference.engine=torch, or leave out the random field",
+            )
 
     def _slabs(self, image: Tensor, tiling: Tiling, *, result_bytes: float) -> Iterator[Slab]:
         """Finite logits of an image, slab by slab, within the budget."""

@@ -10,7 +10,7 @@ from medseg.cli.help import HELP
 HEAVY = ("torch", "monai", "lightning", "hydra", "omegaconf", "numpy", "rich", "pydantic")
 COMMANDS = (
     "train", "prepare", "predict", "batch", "serve", "jobs", "evaluate", "ensemble", "doctor",
-    "phantom",
+    "export", "phantom",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from medseg.config.schema import SCHEMAS
 
 COMMANDS = (
     "train", "prepare", "predict", "batch", "serve", "jobs", "evaluate", "ensemble", "doctor",
-    "phantom",
+    "export", "phantom",
 )  # fmt: skip
 
 # The only values that a person must give; any path will do, since nothing is read while checking.
