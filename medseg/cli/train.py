@@ -22,6 +22,7 @@ from medseg.cli.objective import training_task
 from medseg.cli.preparation import Preparation, prepare_data, reference_rule, run_folder
 from medseg.cli.results import show_results
 from medseg.cli.resuming import is_first_process, sole_use
+from medseg.cli.run_page import SAMPLES, write_page
 from medseg.cli.starting import take_file, take_weights
 from medseg.config.build import build, build_all
 from medseg.config.check import load_config
@@ -36,7 +37,9 @@ from medseg.models.layout import in_fast_layout
 from medseg.training.callbacks import Monitor
 from medseg.training.checkpoint_files import COARSE_FOLDER
 from medseg.training.fit import FitResult, check_optimizer, check_trainer, fit, seconds
+from medseg.training.history import FILE_NAME, RunHistory
 from medseg.training.module import TrainingModule
+from medseg.training.run_board import RunBoard
 
 
 def run(cfg: DictConfig) -> int:
@@ -62,7 +65,11 @@ def run(cfg: DictConfig) -> int:
         place = folder / "bundle"
         coarse = coarse_fit and _write_bundle(*coarse_fit, place / COARSE)
         bundle = _write_bundle(cfg, prepared, result, place, coarse=coarse)
-        return show_results(cfg, prepared, bundle, result, folder)
+        code = show_results(cfg, prepared, bundle, result, folder)
+        page = write_page(cfg, prepared, result, folder)
+        if page is not None:
+            console.print(f"run page:    {page}", soft_wrap=True, markup=False)
+        return code
 
 
 def _check_settings(cfg: DictConfig) -> None:
@@ -170,9 +177,17 @@ def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
             *callbacks,
             Monitor(
                 batch_size=plan.batch_size or 1,
-                spacing_mm=tuple(plan.spacing_mm or ()),
                 every_n_steps=int(cfg.trainer.log_every_n_steps),
             ),
+            RunBoard(
+                spacing_mm=tuple(plan.spacing_mm or ()),
+                folder=folder / SAMPLES,
+                texts={
+                    "plan": plan.to_yaml(),
+                    "configuration": OmegaConf.to_yaml(cfg, resolve=True),
+                },
+            ),
+            RunHistory(folder / FILE_NAME),
         ],
         loggers=[] if logger is None else [logger],
         shows_progress=shows_progress,

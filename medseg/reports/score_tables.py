@@ -89,6 +89,25 @@ def write_scores(
     return [csv_path, json_path]
 
 
+def read_scores(path: str | Path) -> list[CaseScore]:
+    """The scores of a scores.csv; none if the file has other columns."""
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            return []
+        numbers = COLUMNS[COLUMNS.index("status") + 1 :]
+        return [
+            CaseScore(
+                row["case"],
+                row["label"],
+                int(row["class_id"]),
+                row["status"],  # type: ignore[arg-type]
+                **{name: float(row[name]) for name in numbers},
+            )
+            for row in reader
+        ]
+
+
 def scores_table(summary: Summary, *, title: str = "Scores") -> Table:
     """Means with their bootstrap intervals and counts of missed and spurious cases, per class."""
     table = Table(

@@ -1,4 +1,4 @@
-"""What happens beside the steps: moving average, checkpoints, time limit, pictures, progress."""
+"""What happens beside the steps: moving average, checkpoints, time limit, progress."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from medseg.core.atomic import atomic_path
 from medseg.core.errors import TrainingError
 from medseg.data.loader import StepSampler
 from medseg.training.checkpoint_files import previous_path
-from medseg.training.overlays import contour_overview
 
 logger = logging.getLogger(__name__)
 
@@ -209,19 +208,15 @@ class TimeLimit(pl.Callback):
 
 
 class Monitor(pl.Callback):
-    """Learning rate, throughput and pictures for TensorBoard.
+    """Learning rate and throughput.
 
     Args:
         batch_size: patches per step.
-        spacing_mm: of network space, for the aspect ratio of pictures.
         every_n_steps: interval of the curves.
     """
 
-    def __init__(
-        self, *, batch_size: int, spacing_mm: tuple[float, ...], every_n_steps: int = 10
-    ) -> None:
+    def __init__(self, *, batch_size: int, every_n_steps: int = 10) -> None:
         self.batch_size = batch_size
-        self.spacing_mm = spacing_mm
         self.every_n_steps = every_n_steps
         self._start = 0.0
 
@@ -240,25 +235,6 @@ class Monitor(pl.Callback):
             rate = (batch_idx + 1) / max(1e-6, time.monotonic() - self._start)
             pl_module.log("throughput/patches_per_s", rate * self.batch_size * trainer.world_size)
             pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        shown = pl_module.last_shown
-        if shown is None or not trainer.is_global_zero:
-            return
-        pl_module.last_shown = None
-        key, image, target, prediction = shown
-        picture = contour_overview(
-            image[0].float().cpu().numpy(),
-            target.cpu().numpy(),
-            prediction.cpu().numpy(),
-            labels=pl_module.task.labels,
-            spacing_mm=self.spacing_mm,
-        )
-        for logger in trainer.loggers:
-            if isinstance(logger, pl.loggers.TensorBoardLogger):
-                logger.experiment.add_image(
-                    f"validation/{key}", np.moveaxis(picture, -1, 0), trainer.global_step
-                )
 
 
 class ProgressLine(pl.Callback):

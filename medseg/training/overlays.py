@@ -1,4 +1,4 @@
-"""Slices with the contours of reference and prediction, as an RGB picture."""
+"""Slices in three planes with the contours of reference and prediction, as an RGB picture."""
 
 from __future__ import annotations
 
@@ -11,74 +11,92 @@ from scipy import ndimage
 
 from medseg.core.labels import LabelSet
 
-NUM_SLICES = 3
 TILE_PIXELS = 280
 REFERENCE_RGB = (60, 220, 60)
+_HEADER = 18
+_GROUND = (20, 20, 20)
 
 
 def contour_overview(
     image: NDArray[np.floating],
     reference: NDArray[np.integer],
-    prediction: NDArray[np.integer],
+    prediction: NDArray[np.integer] | None,
     *,
     labels: LabelSet,
     spacing_mm: tuple[float, ...],
 ) -> NDArray[np.uint8]:
-    """Slices through the reference side by side: its contours in green, the prediction's in label
-    colours.
+    """A transverse, a coronal and a sagittal slice through the middle of the reference.
+
+    Its contours are green, the prediction's have the colours of the labels; without a prediction
+    the reference has these.
 
     Args:
-        image: (I, J, K), any intensity range.
+        image: (I, J, K) along R, A and S, any intensity range; a 2D image has one voxel along K and
+            is shown in its own plane alone.
         reference, prediction: (I, J, K), class numbers.
         labels: gives names and colours.
-        spacing_mm: along i and j; pixels are drawn square in mm.
+        spacing_mm: along i, j and k; pixels are drawn square in mm.
 
     Returns:
-        uint8, shape (height, width, 3).
+        uint8, shape (height, width, 3); the longest extent has TILE_PIXELS.
     """
     low, high = np.percentile(image, (1, 99))
     grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255
+    extents_mm = np.multiply(image.shape, spacing_mm)
+    axes = (2,) if image.shape[2] == 1 else (2, 1, 0)
+    shown = [extents_mm[other] for axis in axes for other in range(3) if other != axis]
+    scale = TILE_PIXELS / max(shown)
     tiles = []
-    for k in _slices(reference):
-        width, height = _tile_size(image.shape[:2], spacing_mm[:2])
-        # i runs to the patient's right and j to the front, so pictures are turned to radiological
-        # view.
-        tile = Image.fromarray(_view(grey[..., k]).astype(np.uint8)).resize((width, height))
+    for axis in axes:
+        position = _middle(reference, axis)
+        across, up = (other for other in range(3) if other != axis)
+        size = (
+            max(8, round(extents_mm[across] * scale)),
+            max(8, round(extents_mm[up] * scale)),
+        )
+        tile = Image.fromarray(_view(grey, axis, position).astype(np.uint8)).resize(size)
         pixels = np.array(tile.convert("RGB"))
         for label in labels.foreground:
-            for map_, colour in ((reference, REFERENCE_RGB), (prediction, label.rgb)):
-                mask = Image.fromarray(_view(map_[..., k] == label.class_id)).resize(
-                    (width, height), Image.Resampling.NEAREST
-                )
-                inside = np.asarray(mask)
+            layers = [(reference, label.rgb)]
+            if prediction is not None:
+                layers = [(reference, REFERENCE_RGB), (prediction, label.rgb)]
+            for map_, colour in layers:
+                mask = _view(map_, axis, position) == label.class_id
+                inside = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
                 pixels[inside & ~ndimage.binary_erosion(inside, iterations=2)] = colour
         tiles.append(pixels)
-    picture = Image.fromarray(np.concatenate(tiles, axis=1))
-    canvas = Image.new("RGB", (picture.width, picture.height + 18), (20, 20, 20))
-    canvas.paste(picture, (0, 18))
+    return _joined(tiles, labels, has_prediction=prediction is not None)
+
+
+def _joined(
+    tiles: list[NDArray[np.uint8]], labels: LabelSet, *, has_prediction: bool
+) -> NDArray[np.uint8]:
+    """Tiles side by side below a line of names."""
+    width = sum(tile.shape[1] for tile in tiles)
+    height = max(tile.shape[0] for tile in tiles)
+    canvas = Image.new("RGB", (width, height + _HEADER), _GROUND)
+    left = 0
+    for tile in tiles:
+        canvas.paste(Image.fromarray(tile), (left, _HEADER))
+        left += tile.shape[1]
     draw = ImageDraw.Draw(canvas)
-    draw.text((4, 3), "reference", fill=REFERENCE_RGB)
-    x = 70
-    for label in labels.foreground:
-        draw.text((x, 3), label.name, fill=label.rgb)
-        x += 8 * len(label.name) + 10
+    x = 4
+    names = [("reference", REFERENCE_RGB)] if has_prediction else []
+    for name, colour in [*names, *((label.name, label.rgb) for label in labels.foreground)]:
+        draw.text((x, 3), name.encode("ascii", "replace").decode(), fill=colour)
+        x += 6 * len(name) + 12
     return np.asarray(canvas)
 
 
-def _slices(reference: NDArray[np.integer]) -> list[int]:
-    """Slice numbers at a quarter, half and three quarters of the labelled range along k."""
-    filled = np.flatnonzero((reference > 0).any(axis=(0, 1)))
-    low, high = (filled[0], filled[-1]) if filled.size else (0, reference.shape[2] - 1)
-    wanted = np.linspace(low, high, NUM_SLICES + 2)[1:-1].round().astype(int)
-    return [int(k) for k in np.unique(wanted)]
+def _middle(reference: NDArray[np.integer], axis: int) -> int:
+    """The slice halfway through the labelled range, or through the image without any."""
+    others = tuple(other for other in range(3) if other != axis)
+    filled = np.flatnonzero((reference > 0).any(axis=others))
+    return int(filled[len(filled) // 2]) if filled.size else reference.shape[axis] // 2
 
 
-def _tile_size(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> tuple[int, int]:
-    width_mm, height_mm = shape[0] * spacing_mm[0], shape[1] * spacing_mm[1]
-    scale = TILE_PIXELS / max(width_mm, height_mm)
-    return max(8, round(width_mm * scale)), max(8, round(height_mm * scale))
-
-
-def _view(plane: NDArray[Any]) -> NDArray[Any]:
-    """A plane (i, j) as rows from front to back and columns from the patient's right to left."""
-    return np.ascontiguousarray(plane[::-1, ::-1].T)
+def _view(volume: NDArray[Any], axis: int, position: int) -> NDArray[Any]:
+    """A slice as rows from front (or head) downwards and columns from the patient's right (or
+    front) to the left (or back).
+    """
+    return np.ascontiguousarray(volume.take(position, axis).T[::-1, ::-1])

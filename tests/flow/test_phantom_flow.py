@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
 from pathlib import Path
 
 import highdicom
@@ -238,3 +240,25 @@ def test_preparing_prints_the_plan_with_its_reasons(work, tmp_path, capsys, monk
     assert "4 cases to train on, 2 to validate, 0 held out" in printed
     assert "set by hand" in printed
     assert (tmp_path / "runs" / "folder" / "fold_0" / "plan.yaml").is_file()
+
+
+def test_training_leaves_a_page_with_its_scores_curves_options_and_pictures(bundle):
+    run = bundle.parent
+    text = (run / "run.html").read_text()
+    scores = json.loads((run / "scores.json").read_text())
+    shown = {
+        html.unescape(key): float(value)
+        for value, key in re.findall(r'data-value="([^"]*)" data-key="([^"]*)"', text)
+    }
+
+    for label, metrics in scores["labels"].items():
+        for metric in ("dice", "nsd", "hd95_mm", "assd_mm"):
+            assert shown[f"summary/{label}/{metric}"] == pytest.approx(metrics[metric]["mean"])
+    assert len(re.findall("<polyline", text)) >= 4  # loss, both labels, learning rate
+    options = re.search(r'<section id="options">.*?</section>', text, re.DOTALL).group()
+    assert "loader.steps_per_epoch" in options
+    assert "optimizer.momentum" not in options  # as by default
+    samples = re.search(r'<section id="samples">.*?</section>', text, re.DOTALL).group()
+    assert len(re.findall("<img", samples)) == len(list((run / "samples").glob("*.png"))) > 0
+    assert re.search(r"git commit</dt><dd>(?:[0-9a-f]{40}|not a git checkout)</dd>", text)
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', text)

@@ -1,3 +1,4 @@
+import json
 import logging
 
 import lightning.pytorch as pl
@@ -7,6 +8,9 @@ from learning_cases import StopAt, Stopped, fit_blocks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medseg.training.callbacks import Monitor
+from medseg.training.history import RunHistory, read_history
+from medseg.training.inspection import StepProfile, WeightHistograms
+from medseg.training.run_board import RunBoard
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -20,11 +24,20 @@ def events(tmp_path_factory) -> EventAccumulator:
         epochs=2,
         steps_per_epoch=10,
         log_every_n_steps=5,
-        callbacks=[Monitor(batch_size=2, spacing_mm=(1.0, 1.25, 2.0), every_n_steps=5)],
+        callbacks=[
+            Monitor(batch_size=2, every_n_steps=5),
+            RunBoard(
+                spacing_mm=(1.0, 1.25, 2.0), folder=folder / "samples", texts={"plan": "a: 1\nb: 2"}
+            ),
+            RunHistory(folder / "history.csv"),
+            WeightHistograms(every_n_epochs=2),
+            StepProfile(folder=str(folder / "profile"), first_step=2, num_steps=2),
+        ],
         loggers=[pl.loggers.TensorBoardLogger(folder, name="tensorboard", version="")],
     )
     found = EventAccumulator(str(folder / "tensorboard"))
     found.Reload()
+    found.folder = folder
     return found
 
 
@@ -54,6 +67,49 @@ def test_pictures_of_the_first_validation_case_are_shown(events):
     assert tag == "validation/case_003"
     assert len(events.Images(tag)) == 2
     assert events.Images(tag)[0].width >= 3 * 8
+    names = sorted(path.name for path in (events.folder / "samples").iterdir())
+    assert names == ["step_0000010.png", "step_0000020.png"]
+
+
+def test_the_plan_stands_there_as_text(events):
+    (event,) = events.Tensors("plan/text_summary")
+
+    assert event.tensor_proto.string_val[0].decode() == "    a: 1\n    b: 2"
+
+
+def test_histograms_of_weights_and_gradients_come_on_request(events):
+    tags = events.Tags()["histograms"]
+
+    assert len([tag for tag in tags if tag.startswith("weights/")]) > 5
+    assert len([tag for tag in tags if tag.startswith("gradients/")]) > 5
+    assert len(events.Histograms(tags[0])) == 1  # of two epochs, every second
+
+
+def test_a_profile_of_the_chosen_steps_is_left(events):
+    trace = json.loads((events.folder / "profile" / "trace.json").read_text())
+    names = {event.get("name", "") for event in trace["traceEvents"]}
+
+    assert any("conv" in name for name in names)
+    assert any("backward" in name.lower() for name in names)
+
+
+def test_the_history_has_a_row_for_every_epoch(events):
+    rows = read_history(events.folder / "history.csv")
+
+    losses = [event.value for event in events.Scalars("loss/train_epoch")]
+    dice = [event.value for event in events.Scalars("dice/liver")]
+    assert [row["step"] for row in rows] == ["10", "20"]
+    assert [float(row["loss"]) for row in rows] == pytest.approx(losses, rel=1e-5)
+    assert [float(row["liver"]) for row in rows] == pytest.approx(dice, rel=1e-5)
+    assert all(float(row["memory_gib"]) > 0.01 for row in rows)
+
+
+def test_a_resumed_training_goes_on_in_the_history(tmp_path):
+    with pytest.raises(Stopped):
+        fit_blocks(tmp_path, epochs=4, callbacks=[RunHistory(tmp_path / "h.csv"), StopAt(8)])
+    fit_blocks(tmp_path, epochs=4, callbacks=[RunHistory(tmp_path / "h.csv")], resume=True)
+
+    assert [row["step"] for row in read_history(tmp_path / "h.csv")] == ["3", "6", "9", "12"]
 
 
 def test_training_ends_early_when_dice_no_longer_rises(tmp_path):

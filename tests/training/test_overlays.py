@@ -6,7 +6,7 @@ from medseg.training.overlays import REFERENCE_RGB, TILE_PIXELS, contour_overvie
 LIVER_RGB = phantoms.TWO_LABELS["liver"].rgb
 
 
-def overview(reference, prediction, *, image=None, spacing_mm=(1.0, 1.0)):
+def overview(reference, prediction, *, image=None, spacing_mm=(1.0, 1.0, 1.0)):
     image = np.zeros(reference.shape, np.float32) if image is None else image
     return contour_overview(
         image, reference, prediction, labels=phantoms.TWO_LABELS, spacing_mm=spacing_mm
@@ -21,7 +21,7 @@ def pixels_of(picture, colour) -> np.ndarray:
 def test_pixels_are_square_in_millimetres():
     reference = np.zeros((20, 10, 1), np.uint8)
 
-    picture = overview(reference, reference, spacing_mm=(1.0, 3.0))
+    picture = overview(reference, reference, spacing_mm=(1.0, 3.0, 1.0))
 
     # 20 mm from right to left and 30 mm from front to back.
     assert picture.shape == (TILE_PIXELS + 18, round(TILE_PIXELS * 20 / 30), 3)
@@ -39,9 +39,9 @@ def test_the_patients_right_is_left_and_front_is_up():
 
 
 def test_reference_and_prediction_have_their_own_contours():
-    reference, prediction = np.zeros((2, 30, 30, 3), np.uint8)
-    reference[5:12, 5:12] = 1
-    prediction[18:25, 18:25] = 1
+    reference, prediction = np.zeros((2, 30, 30, 30), np.uint8)
+    reference[5:14, 5:14, 10:20] = 1
+    prediction[18:25, 8:25, 10:20] = 1
 
     picture = overview(reference, prediction)
 
@@ -49,18 +49,28 @@ def test_reference_and_prediction_have_their_own_contours():
     assert len(pixels_of(picture, LIVER_RGB)) > 50
 
 
-def test_slices_through_the_reference_are_shown():
-    reference = np.zeros((10, 10, 40), np.uint8)
-    reference[4:6, 4:6, 20:29] = 1
-    image = np.zeros((10, 10, 40), np.float32)
-    image[..., 22], image[..., 24], image[..., 26] = 1.0, 2.0, 3.0
+def test_a_reference_alone_has_the_colours_of_its_labels():
+    reference = np.zeros((30, 30, 30), np.uint8)
+    reference[5:12, 5:12, 5:12] = 1
 
-    picture = overview(reference, reference, image=image)
+    picture = overview(reference, None)
 
-    # Three tiles whose corners grow brighter from slice 22 to 24 to 26.
-    corners = [int(picture[-1, (n + 1) * TILE_PIXELS - 1, 0]) for n in range(3)]
-    assert picture.shape[1] == 3 * TILE_PIXELS
-    assert corners == sorted(corners)
+    assert len(pixels_of(picture, REFERENCE_RGB)) == 0
+    assert len(pixels_of(picture, LIVER_RGB)) > 50
+
+
+def test_three_planes_through_the_middle_of_the_reference_are_shown_at_one_scale():
+    reference = np.zeros((40, 20, 10), np.uint8)
+    reference[30:34, 4:8, 6:8] = 1
+    image = np.zeros(reference.shape, np.float32)
+    image[32], image[:, 6], image[..., 7] = 1.0, 2.0, 3.0
+
+    picture = overview(reference, reference, image=image, spacing_mm=(1.0, 1.0, 2.0))
+
+    # Transverse 40 x 20 mm, coronal 40 x 20 mm, sagittal 20 x 20 mm, at 7 pixels per millimetre.
+    assert picture.shape == (18 + 140, 280 + 280 + 140, 3)
+    corners = [int(picture[18 + 139, right - 1, 0]) for right in (280, 560, 700)]
+    assert corners[0] > corners[1] > corners[2] > 0
 
 
 def test_a_constant_image_without_reference_is_drawn():
