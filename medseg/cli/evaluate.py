@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from medseg.cli.console import console, counting
+from medseg.cli.fused import fuse_folders
 from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
 from medseg.reports.evaluation import Evaluation, ScoreSettings, evaluate_folders
@@ -38,6 +39,9 @@ def run(cfg: DictConfig) -> int:
     folders = _folders(cfg)
     if all(has_objects(folder) for folder in folders.values()):
         return _run_objects(cfg, folders, labels, bundle)
+    folders |= fuse_folders(
+        folders, list(cfg.ensembles), Path(cfg.paths.output), weights=cfg.weights
+    )
     evaluations = {name: _score(cfg, folder, labels) for name, folder in folders.items()}
     model = None if bundle is None else _facts(bundle)
     output = Path(cfg.paths.output)

@@ -221,6 +221,7 @@ HELP: dict[str, HelpText] = {
             ("predictions=DIR  references=DIR", "folders with one file per case, equal names"),
             ("bundle=DIR or labels={NAME: NUMBER}", "what the numbers mean"),
             ("report=html", "also write report.html; images=DIR says where the images are"),
+            ("ensembles=[majority,staple]", "also score ensembles of several predictions"),
             ("groups=FILE.csv", "subgroups: a column `case`, and one for each property"),
             ("paths.output=DIR", "where scores.csv and scores.json go"),
         ),

@@ -98,6 +98,8 @@ class Evaluate(Command):
     bundle: str | None
     labels: dict[str, Any] | None
     allow_missing: bool
+    ensembles: list[str]
+    weights: list[float] | None
     images: str | None
     groups: str | None
     instances_from: Literal["reference", "components"]
