@@ -134,7 +134,7 @@ def git_state(folder: Path) -> list[tuple[str, str]]:
             check=True,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )
-        return done.stdout.strip()
+        return done.stdout.rstrip()
 
     try:
         commit = git("rev-parse", "HEAD")

@@ -51,7 +51,7 @@ def fuse(
     highest = max(int(found.array.max(initial=0)) for found in maps)
     dtype = np.uint8 if highest <= 255 else np.int32
     arrays = [found.array.astype(dtype) for found in maps]
-    filled = np.logical_or.reduce([array > 0 for array in arrays])
+    filled: NDArray[np.bool_] = np.max(np.stack(arrays), axis=0) > 0
     result = np.zeros(first.array.shape, dtype)
     if filled.any():
         box = tuple(
