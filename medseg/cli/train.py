@@ -18,6 +18,7 @@ from medseg.bundle import COARSE, ModelBundle
 from medseg.cli.cascade import coarse_stage, fine_stage
 from medseg.cli.console import console
 from medseg.cli.folders import require_fresh
+from medseg.cli.loggers import build_loggers, log_hyperparameters
 from medseg.cli.objective import training_task
 from medseg.cli.preparation import Preparation, prepare_data, reference_rule, run_folder
 from medseg.cli.results import show_results
@@ -122,7 +123,7 @@ def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
     total_steps = int(cfg.trainer.max_epochs) * spec.steps_per_epoch
     callbacks = list(build_all(cfg.callbacks).values()) if cfg.callbacks else []
     early_stop = any(isinstance(c, pl.callbacks.EarlyStopping) for c in callbacks)
-    logger = build(cfg.logger) if cfg.logger else None
+    loggers = build_loggers(cfg, folder)
     module = TrainingModule(
         in_fast_layout(model, prepared.device),
         task,
@@ -136,14 +137,9 @@ def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
         max_time_s=max_time_s,
         always_validate=early_stop or deterministic,
     )
-    if logger is not None:
-        # Naming a metric makes TensorBoard list the run under "HPARAMS"; validation fills it in.
-        metrics = (
-            {f"{task.score_name}/mean": 0.0}
-            if isinstance(logger, pl.loggers.TensorBoardLogger)
-            else {}
-        )
-        logger.log_hyperparams(_hyperparameters(cfg), *([metrics] if metrics else []))
+    log_hyperparameters(
+        loggers, _hyperparameters(cfg), metric=f"{task.score_name}/mean"
+    )
     batches = BatchDataset(
         [prepared.cases[key] for key in prepared.split.train],
         prepared.cache,
@@ -189,7 +185,7 @@ def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
             ),
             RunHistory(folder / FILE_NAME),
         ],
-        loggers=[] if logger is None else [logger],
+        loggers=loggers,
         shows_progress=shows_progress,
     )
 

@@ -1,0 +1,60 @@
+import importlib.util
+
+import lightning.pytorch as pl
+import pytest
+
+from medseg.cli.loggers import build_loggers, log_hyperparameters
+from medseg.config.check import load_config
+from medseg.core.errors import ConfigError
+
+
+def options(tmp_path, *chosen):
+    return load_config("train", ["+experiment=liver", f"paths.runs={tmp_path}", *chosen])
+
+
+def kinds(loggers) -> list[str]:
+    return [type(logger).__name__ for logger in loggers]
+
+
+def test_tensorboard_is_written_beside_any_other_logger(tmp_path):
+    assert kinds(build_loggers(options(tmp_path), tmp_path)) == ["TensorBoardLogger"]
+    assert kinds(build_loggers(options(tmp_path, "logger=csv"), tmp_path)) == [
+        "TensorBoardLogger",
+        "CSVLogger",
+    ]
+    assert build_loggers(options(tmp_path, "logger=none"), tmp_path) == []
+
+
+def test_runs_of_a_sweep_stand_in_the_table_of_hyperparameters(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = pl.loggers.TensorBoardLogger(
+        str(tmp_path), name="tensorboard", version="", default_hp_metric=False
+    )
+    log_hyperparameters([board], {"optimizer/lr": 0.01}, metric="dice/mean")
+    board.finalize("success")
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert "dice/mean" in events.Tags()["scalars"]
+    assert any("hparams" in name for name in events.summary_metadata)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
+def test_without_its_package_mlflow_is_refused_with_the_extra_to_install(tmp_path):
+    with pytest.raises(ConfigError, match=r"logger=mlflow: needs the package 'mlflow-skinny'.*"):
+        build_loggers(options(tmp_path, "logger=mlflow"), tmp_path)
+
+
+def test_mlflow_keeps_runs_in_a_file_beside_them(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+
+    board, chosen = build_loggers(options(tmp_path, "logger=mlflow"), tmp_path)
+    chosen.log_hyperparams({"optimizer/lr": 0.01})
+    chosen.log_metrics({"dice/mean": 0.5}, step=3)
+    chosen.finalize("success")
+
+    run = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(chosen.run_id)
+    assert isinstance(board, pl.loggers.TensorBoardLogger)
+    assert run.data.metrics == {"dice/mean": 0.5}
+    assert run.data.params == {"optimizer/lr": "0.01"}
+    assert run.info.run_name == "fold_0"
