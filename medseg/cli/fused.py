@@ -11,7 +11,8 @@ from medseg.core.errors import ConfigError, MedsegError
 from medseg.inference.fusion import FusionMethod, check_weights, fuse
 from medseg.reports.label_files import find_predictions
 from medseg.sources.label_maps import read_label_map
-from medseg.writers.nifti import smallest_integers, write_nifti
+from medseg.writers.nifti import smallest_integers
+from medseg.writers.nifti_file import write_nifti
 
 FOLDER = "ensembles"
 
