@@ -60,6 +60,13 @@ def find_folds(folder: str | Path) -> list[Fold]:
             "fold_1, ...",
             code="E_FOLDS",
         )
+    if any(fold.bundle.task_kind != "label_map" for fold in found):
+        raise ConfigError(
+            root,
+            "holds networks that find objects, which cannot be averaged",
+            "predict with the bundle of one fold",
+            code="E_FOLDS",
+        )
     _require_alike(found)
     _require_apart(found)
     return found

@@ -6,6 +6,7 @@ The network finds bright parts by itself, so every object must come out where it
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -45,7 +46,7 @@ TRAINING = [
 ]  # fmt: skip
 
 
-def test_nuclei_are_found_again(place):
+def test_nuclei_are_found_again(place, capsys):
     option(place, task="instance", dims=2)
     data = object_cases.nuclei_folder(place / "nuclei", 4, shape=(80, 60), objects=7)
 
@@ -74,6 +75,11 @@ def test_nuclei_are_found_again(place):
     assert label["ap50"] == 1.0
     run = json.loads((place / "runs" / "bright" / "fold_0" / "scores.json").read_text())
     assert run["kind"] == "objects"
+    folds = place / "runs" / "bright"
+    shutil.copytree(folds / "fold_0", folds / "fold_1")
+    assert main(["ensemble", f"folds={folds}"]) == 1
+    told = capsys.readouterr()
+    assert "networks that find objects, which cannot be averaged" in told.out + told.err
 
 
 def test_a_volume_with_things_and_stuff_is_found_again(place):
