@@ -110,7 +110,7 @@ class DicomNode:
         except ValueError as error:
             raise ConfigError("service.peers", str(error), "give IP addresses") from error
         self._reception = reception
-        reception.folder.mkdir(parents=True, exist_ok=True)
+        reception.open()
         reception.announce_orphans(quiet_s=self.quiet_s)
         entity = library.AE(ae_title=self.ae_title)
         entity.require_called_aet = True

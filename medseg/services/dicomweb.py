@@ -71,7 +71,7 @@ class DicomWeb:
         self._thread: threading.Thread | None = None
 
     def start(self, reception: Reception) -> None:
-        reception.folder.mkdir(parents=True, exist_ok=True)
+        reception.open()
         self._thread = threading.Thread(target=self._ask, args=(reception,), daemon=True)
         self._thread.start()
         _log.info("asking %s for studies", self.client.url)

@@ -10,11 +10,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from medseg.core.errors import BundleError, ConfigError, MedsegError
 from medseg.core.identity import Case
@@ -79,6 +79,37 @@ class _Step:
     began: float = field(default_factory=time.monotonic)
 
 
+class Segmenter(Protocol):
+    """Segments cases, one at a time."""
+
+    def segment(self, model: str, case: Case) -> tuple[Segmented, str]:
+        """The result, and what had to be changed to get it; see `LoadedModel.segment`.
+
+        Raises:
+            WorkerLostError: whatever does the work has ended, and is there again for the next case.
+        """
+        ...
+
+
+class WorkerLostError(MedsegError):
+    """A worker ended while it segmented; the job is tried again, and its attempts are counted."""
+
+    default_code = "E_WORKER_LOST"
+
+
+class _LocalSegmenter:
+    """The models of a workplace in this process."""
+
+    def __init__(self, place: Workplace) -> None:
+        self._models = {
+            name: LoadedModel(recipe, build_predictor=place.build_predictor)
+            for name, recipe in place.models.items()
+        }
+
+    def segment(self, model: str, case: Case) -> tuple[Segmented, str]:
+        return self._models[model].segment(case)
+
+
 class LocalExecutor:
     """One process of this machine.
 
@@ -114,12 +145,27 @@ class LocalExecutor:
             False if a step was still being done when the time to stop was over; the process
             should end without waiting for it.
         """
-        return _Pipeline(self, place, stop, until_empty).run()
+        return Pipeline(self, place, [_LocalSegmenter(place)], stop, until_empty).run()
 
 
-class _Pipeline:
+class Pipeline:
+    """The threads of one worker.
+
+    Args:
+        options: of the executor.
+        place: what it works on.
+        segmenters: each gets a thread of its own.
+        stop: set to end it.
+        until_empty: end when no job is open.
+    """
+
     def __init__(
-        self, options: LocalExecutor, place: Workplace, stop: threading.Event, until_empty: bool
+        self,
+        options: LocalExecutor,
+        place: Workplace,
+        segmenters: Sequence[Segmenter],
+        stop: threading.Event,
+        until_empty: bool,
     ) -> None:
         self.options = options
         self.place = place
@@ -129,25 +175,27 @@ class _Pipeline:
         self.holding = Holding(
             place.ledger, lease_s=options.lease_s, recipes=recipes_of(place.models, place.reading)
         )
-        self.models = {
-            name: LoadedModel(recipe, build_predictor=place.build_predictor)
-            for name, recipe in place.models.items()
-        }
+        self.segmenters = segmenters
+        self.writers = {name: LoadedModel(recipe) for name, recipe in place.models.items()}
         self.reader = place.reader or Reader(
             limits=options.read_limits,
             folder=place.work / "unpacking",
             options=place.reading,
         )
-        self.read: queue.Queue[_Step | None] = queue.Queue(maxsize=1)
-        self.segmented: queue.Queue[_Step | None] = queue.Queue(maxsize=1)
+        self.read: queue.Queue[_Step | None] = queue.Queue(maxsize=len(segmenters))
+        self.segmented: queue.Queue[_Step | None] = queue.Queue(maxsize=len(segmenters))
 
     def run(self) -> bool:
         self.ledger.recover()
         if not self.holding.others_at_work():
             sweep(self.place.output)
         threads = [
-            threading.Thread(target=self._guarded, args=(loop,), name=loop.__name__, daemon=True)
-            for loop in (self._read_loop, self._segment_loop, self._write_loop)
+            threading.Thread(target=self._guarded, args=(loop,), daemon=True)
+            for loop in (
+                self._read_loop,
+                *(partial(self._segment_loop, one) for one in self.segmenters),
+                self._write_loop,
+            )
         ]
         with self.holding:
             for thread in threads:
@@ -232,26 +280,27 @@ class _Pipeline:
 
     # Segmenting and writing
 
-    def _segment_loop(self) -> None:
+    def _segment_loop(self, segmenter: Segmenter) -> None:
         try:
             while (step := self._take(self.read)) is not None:
-                self._attempt(step.job, partial(self._segment, step))
+                self._attempt(step.job, partial(self._segment, segmenter, step))
+            self._put(self.read, None)  # for the next of several
         finally:
             self._put(self.segmented, None)
 
-    def _segment(self, step: _Step) -> None:
-        model = self.models[step.job.model]
+    def _segment(self, segmenter: Segmenter, step: _Step) -> None:
         case = with_image(step.case, step.image)
-        step.segmented, step.note = model.segment(case)
+        step.segmented, step.note = segmenter.segment(step.job.model, case)
         self.holding.patiently(lambda: self.ledger.predicted(step.job), self.stop)
         self._put(self.segmented, step)
 
     def _write_loop(self) -> None:
-        while (step := self._take(self.segmented)) is not None:
-            self._attempt(step.job, partial(self._write, step))
+        for _ in self.segmenters:  # each says when it has ended
+            while (step := self._take(self.segmented)) is not None:
+                self._attempt(step.job, partial(self._write, step))
 
     def _write(self, step: _Step) -> None:
-        model = self.models[step.job.model]
+        model = self.writers[step.job.model]
         assert step.segmented is not None
         results = publish(
             step.segmented,
@@ -301,7 +350,10 @@ class _Pipeline:
 
     def _settle(self, job: Job, error: MedsegError) -> None:
         try:
-            if error.code == "E_DISK_FULL" or is_full(error):
+            if isinstance(error, WorkerLostError):
+                _log.warning("%s lost its worker and is tried again", job.name)
+                self.holding.patiently(lambda: self.ledger.give_back(job, counts=True), self.stop)
+            elif error.code == "E_DISK_FULL" or is_full(error):
                 _log.warning("%s waits for room on the disk", job.name)
                 self.holding.patiently(
                     lambda: self.ledger.give_back(job, delay_s=_WAIT_FOR_ROOM_SECONDS), self.stop

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ from medseg.services.jobs import NewJob, job_key
 from medseg.services.ledger import Ledger
 from medseg.services.local_disk import flush_folder, free_bytes
 from medseg.services.models import ModelRecipe
+
+_UNFINISHED = ".receiving"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Reception:
     max_open: int = 10_000
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _expected: dict[str, float] = field(default_factory=dict, repr=False)
+
+    def open(self) -> None:
+        """Makes the folder, and removes what a program that was killed had not finished there."""
+        shutil.rmtree(self.folder / _UNFINISHED, ignore_errors=True)
+        (self.folder / _UNFINISHED).mkdir(parents=True)
 
     def has_room(self) -> bool:
         """Whether more may be taken; else a sender is to try again later."""
@@ -73,8 +81,8 @@ class Reception:
         if target.exists():
             return self._same(target, content)
         # Beside the studies, so that no half file is ever taken for one of a study's.
-        waiting = self.folder / ".receiving"
-        waiting.mkdir(exist_ok=True)
+        waiting = self.folder / _UNFINISHED
+        waiting.mkdir(parents=True, exist_ok=True)
         unfinished = waiting / secrets.token_hex(8)
         try:
             with unfinished.open("wb") as file:

@@ -243,11 +243,14 @@ def test_a_study_that_lay_on_the_disk_when_the_program_ended_is_looked_at(
     content = study[0].read_bytes()
     length = int.from_bytes(content[140:144], "little")
     uid = study_uid_of(content[144 + length :], is_implicit=False)
-    reception.folder.mkdir()
+    reception.open()
     reception.keep(content, study_uid=uid, sop_uid="1.2.3")
+    (reception.folder / ".receiving" / "half").write_bytes(b"half an image")
     assert reception.ledger.jobs() == []
 
     listening()
+
+    assert list((reception.folder / ".receiving").iterdir()) == []
 
     assert [job.kind for job in reception.ledger.jobs()] == ["study"]
 
