@@ -15,8 +15,8 @@ from medseg.models.resnet import Depth, ResNet
 from medseg.models.strides import Strides
 
 MIN_CELLS = 4
-"""Voxels of the finest level across a small object, so that neighbours have cells of their own.
-Chosen: on 256x256 images of nuclei 10 to 40 voxels wide it gives the stride 4 of the papers.
+"""Voxels of the finest level across a small object, so that neighbours have cells of their own
+(chosen: nuclei 9 to 12 voxels wide get the stride 2).
 """
 
 Sizes = Sequence[Sequence[float]]
