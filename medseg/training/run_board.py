@@ -1,4 +1,6 @@
-"""What a run shows besides its curves: plan and configuration as text, slices with contours."""
+"""What a run shows besides its curves: plan and configuration as text, slices with contours,
+precision against recall.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from medseg.core.atomic import atomic_path
+from medseg.inference.predictor import free_stride
+from medseg.tasks.decoding import probabilities
+from medseg.tasks.semantic import SemanticTask
 from medseg.training.overlays import contour_overview
 
 MAX_PICTURES = 16
 """Over a whole training, evenly spread: event files stay small, and the run page as well."""
+NUM_THRESHOLDS = 64
 
 
 class RunBoard(pl.Callback):
@@ -66,12 +74,66 @@ class RunBoard(pl.Callback):
             labels=pl_module.task.labels,
             spacing_mm=self.spacing_mm,
         )
+        curves = precision_recall_samples(pl_module, image, target)
         for board in _boards(trainer):
             board.add_image(f"validation/{key}", np.moveaxis(picture, -1, 0), trainer.global_step)
+            for name, (is_inside, shares) in curves.items():
+                board.add_pr_curve(
+                    f"precision_recall/{name}",
+                    is_inside,
+                    shares,
+                    trainer.global_step,
+                    num_thresholds=NUM_THRESHOLDS,
+                )
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.folder / f"step_{trainer.global_step:07d}.png") as unfinished:
                 Image.fromarray(picture).save(unfinished, format="PNG")
+
+
+def precision_recall_samples(
+    pl_module: Any, image: Tensor, target: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Per structure, where it is and how probable the network finds it, in one patch around the
+    middle of the reference; none for tasks that find objects.
+
+    Args:
+        pl_module: with model, task, inference and patch size.
+        image: (C, I, J, K).
+        target: (I, J, K).
+    """
+    task = pl_module.task
+    if not isinstance(task, SemanticTask):
+        return {}
+    size = [*pl_module.patch_size, 1][:3]
+    places = torch.nonzero(target > 0)
+    middle = places[len(places) // 2] if len(places) else torch.tensor(target.shape) // 2
+    box = tuple(
+        slice(start, start + n)
+        for m, n, extent in zip(middle.tolist(), size, target.shape, strict=True)
+        for start in [max(0, min(m - n // 2, extent - n))]
+    )
+    with torch.inference_mode():
+        logits = pl_module.inference.logits(
+            pl_module.model,
+            image[(slice(None), *box)],
+            patch_size=pl_module.patch_size,
+            out_channels=task.out_channels,
+            stride=free_stride(pl_module.model),
+        )
+    shares = probabilities(logits[None].float().cpu(), labels=task.labels, axis=1)[0]
+    truth = target[box].cpu()
+    known = torch.ones_like(truth, dtype=torch.bool)
+    if task.labels.ignore_id is not None:
+        known = truth != task.labels.ignore_id
+    first = 0 if task.labels.regions else 1
+    return {
+        structure.name: (
+            torch.isin(truth, torch.tensor(structure.class_ids))[known],
+            shares[first + n][known],
+        )
+        for n, structure in enumerate(task.labels.structures)
+    }
 
 
 def _boards(trainer: pl.Trainer) -> list[Any]:

@@ -87,4 +87,4 @@ def test_nuclei_reach_the_score_of_scikit_images_own_recipe(real_data):
                 theirs = counts if theirs is None else theirs + counts
 
     assert ours.f1 >= theirs.f1
-    assert ours.f1 > 0.7
+    assert ours.f1 > 0.65

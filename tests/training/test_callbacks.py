@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from learning_cases import StopAt, Stopped, fit_blocks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 
 from medseg.training.callbacks import Monitor
 from medseg.training.history import RunHistory, read_history
@@ -69,6 +70,18 @@ def test_pictures_of_the_first_validation_case_are_shown(events):
     assert events.Images(tag)[0].width >= 3 * 8
     names = sorted(path.name for path in (events.folder / "samples").iterdir())
     assert names == ["step_0000010.png", "step_0000020.png"]
+
+
+def test_precision_is_drawn_against_recall_for_every_structure(events):
+    for name in ("liver", "tumour"):
+        first, last = events.Tensors(f"precision_recall/{name}")
+        positives, negatives, *_ = tensor_util.make_ndarray(last.tensor_proto)
+
+        assert first.step < last.step
+        assert positives.shape == (64,)
+        assert (np.diff(positives) <= 0).all()  # fewer voxels at higher thresholds
+        assert positives[0] > 0
+        assert negatives[0] > 0
 
 
 def test_the_plan_stands_there_as_text(events):
