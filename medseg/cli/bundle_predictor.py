@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from medseg.bundle import ModelBundle
 from medseg.config.build import build
+from medseg.core.errors import ConfigError
 from medseg.core.protocols import Predictor
 from medseg.inference.object_predictor import ObjectPredictor
 from medseg.inference.predictor import NetworkPredictor
@@ -18,6 +19,9 @@ def predictor_of(bundle: ModelBundle, cfg: DictConfig, *, device: str | None = N
         bundle: loaded bundle.
         cfg: with inference, objects and postprocess.
         device: "cpu" or "cuda"; None takes a GPU where there is one.
+
+    Raises:
+        ConfigError: an option that objects cannot be predicted with.
     """
     if bundle.task_kind == "label_map":
         return NetworkPredictor(
@@ -25,5 +29,17 @@ def predictor_of(bundle: ModelBundle, cfg: DictConfig, *, device: str | None = N
             inference=build(cfg.inference),
             postprocess=build(cfg.postprocess),
             device=device,
+        )
+    if cfg.inference.tta != "none":
+        raise ConfigError(
+            "inference.tta",
+            f"is {cfg.inference.tta}, but objects of mirrored images are not averaged",
+            "leave it out for bundles that find objects",
+        )
+    if cfg.inference.engine not in ("torch", "auto"):
+        raise ConfigError(
+            "inference.engine",
+            f"is {cfg.inference.engine}, but networks that find objects run in torch alone",
+            "leave it out for bundles that find objects",
         )
     return ObjectPredictor(bundle, objects=build(cfg.objects), device=device)

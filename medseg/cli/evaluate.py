@@ -130,6 +130,13 @@ def _run_objects(
     bundle: ModelBundle | None,
 ) -> int:
     """The same for predictions that number their objects."""
+    for name in ("report", "ensembles"):
+        if cfg[name]:
+            raise ConfigError(
+                name,
+                "is given, but these predictions number their objects, for which there is none",
+                f"leave {name} out",
+            )
     options: Any = OmegaConf.to_container(cfg.objects, resolve=True)
     is_complete = True
     for name, folder in folders.items():

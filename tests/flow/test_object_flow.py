@@ -80,6 +80,18 @@ def test_nuclei_are_found_again(place, capsys):
     assert main(["ensemble", f"folds={folds}"]) == 1
     told = capsys.readouterr()
     assert "networks that find objects, which cannot be averaged" in told.out + told.err
+    predict = ["predict", f"bundle={bundle}", f"source.folder={data}", "paths.output=other"]
+    evaluate = ["evaluate", "predictions=out", f"references={data}", "paths.output=other"]
+    for command, chosen in (
+        (predict, "inference.tta=mirror"),
+        (predict, "inference.engine=onnx"),
+        (evaluate, "report=html"),
+        (evaluate, "ensembles=[majority]"),
+    ):
+        assert main([*command, chosen]) == 1
+        told = capsys.readouterr()
+        assert f"{chosen.split('=')[0]}: is " in told.out + told.err
+    assert not (place / "other").exists()
 
 
 def test_a_volume_with_things_and_stuff_is_found_again(place):
