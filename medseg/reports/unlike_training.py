@@ -46,7 +46,7 @@ def _spacing(fact: CaseFacts, bundle: ModelBundle, fingerprint: Any) -> list[str
     if isinstance(seen, Mapping) and {"smallest", "largest"} <= set(seen):
         low = [float(v) / SPACING_FACTOR for v in sorted(seen["smallest"])]
         high = [float(v) * SPACING_FACTOR for v in sorted(seen["largest"])]
-        described = f"trained on {_numbers(sorted(seen['min']))} to {_numbers(sorted(seen['max']))}"
+        described = f"trained on {_numbers(sorted(seen['smallest']))} to {_numbers(sorted(seen['largest']))}"
     else:
         plan = [float(v) for v in bundle.plan.spacing_mm or ()]
         if bundle.plan.spatial_dims == 2 and bundle.plan.orientation is not None:

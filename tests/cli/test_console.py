@@ -70,7 +70,12 @@ def test_log_lines_cannot_steer_the_terminal():
 def test_without_a_terminal_training_writes_a_line_now_and_then(caplog, capsys):
     caplog.set_level(logging.INFO, "medseg")
     trainer = SimpleNamespace(is_global_zero=True, global_step=10, current_epoch=0)
-    module = SimpleNamespace(progress=0.0, scores={"liver": 0.5})
+    module = SimpleNamespace(
+        progress=0.0,
+        scores={"liver": 0.5},
+        scored_cases=(2, 2),
+        task=SimpleNamespace(score_name="dice"),
+    )
     line = ProgressLine()
 
     line.on_train_start(trainer, module)
