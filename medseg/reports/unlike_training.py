@@ -44,9 +44,10 @@ def _spacing(fact: CaseFacts, bundle: ModelBundle, fingerprint: Any) -> list[str
     own = sorted(fact.spacing_mm)
     seen = fingerprint.get("spacing_mm") if isinstance(fingerprint, Mapping) else None
     if isinstance(seen, Mapping) and {"smallest", "largest"} <= set(seen):
-        low = [float(v) / SPACING_FACTOR for v in sorted(seen["smallest"])]
-        high = [float(v) * SPACING_FACTOR for v in sorted(seen["largest"])]
-        described = f"trained on {_numbers(sorted(seen['smallest']))} to {_numbers(sorted(seen['largest']))}"
+        smallest, largest = ([float(v) for v in sorted(seen[n])] for n in ("smallest", "largest"))
+        low = [v / SPACING_FACTOR for v in smallest]
+        high = [v * SPACING_FACTOR for v in largest]
+        described = f"trained on {_numbers(smallest)} to {_numbers(largest)}"
     else:
         plan = [float(v) for v in bundle.plan.spacing_mm or ()]
         if bundle.plan.spatial_dims == 2 and bundle.plan.orientation is not None:
