@@ -143,7 +143,7 @@ commands measured; a dash is a number that has not been measured yet.
   one thread without the optimizer, in 2D / 3D: at the plan for a large isotropic image on a CPU (16
   base channels).
 - Dice: mean over labels and validation cases of fold 0 of Task04_Hippocampus (3D) and of the
-  ultrasound nerves (2D) after equal processor time, with the number of steps.
+  ultrasound nerves (2D), with the steps that the network made in so many minutes of two cores.
 - `deeplab_v1` and `deeplab_v2` were published with a conditional random field behind them:
   `postprocess=random_field` adds one to any network, in training, `predict` or `ensemble`.
 
@@ -168,7 +168,7 @@ def _row(name: str, folder: Path) -> tuple[str, str]:
     for data_set, dims in DATA_SETS.items():
         facts = _read(folder / data_set / f"{name}.json")
         if "dice" in facts:
-            cells.append(f"{facts['dice']:.3f} ({facts['steps']})")
+            cells.append(f"{facts['dice']:.3f} ({facts['steps']}; {facts['minutes']:g} min)")
         else:
             cells.append("-")
         if "error" in facts:

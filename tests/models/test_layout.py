@@ -37,3 +37,13 @@ def test_networks_with_instance_norm_and_gpus_keep_their_layout():
 
     assert with_norm[0].weight.is_contiguous()
     assert plain[0].weight.is_contiguous()
+
+
+def test_convolutions_that_step_over_voxels_stay_as_they_are():
+    stepping, plain = nn.Conv2d(4, 8, 1, stride=2), nn.Conv2d(4, 8, 3, stride=2)
+
+    in_fast_layout(nn.Sequential(stepping, plain), "cpu")
+
+    assert stepping.weight.is_contiguous()
+    assert plain.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not plain.weight.is_contiguous()
