@@ -129,8 +129,6 @@ def test_the_stride_and_the_least_extents_are_stated_and_hold(name, dims):
 
 @every_network
 def test_one_patch_is_batch_enough_with_any_normalisation(name, dims):
-    if "norm" not in accepted(name):
-        pytest.skip(f"{name} has no choice of normalisation")
     shape = SHAPES[dims]
 
     for norm in ("batch", "instance", "group", "none"):

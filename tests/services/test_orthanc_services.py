@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import hospital_exchange
 import pytest
+from orthanc_needed import require_orthanc
 from service_cases import tiny_bundle
 
 import medseg
@@ -23,7 +23,7 @@ NEEDED = {"Orthanc": "orthanc", "storescu": "dcmtk", "unshare": "util-linux", "i
 @pytest.fixture
 def exchange(tmp_path):
     """Runs the exchange and gives its report."""
-    _require_programs()
+    require_orthanc(NEEDED, plugin=hospital_exchange.PLUGIN)
 
     def run(**wanted):
         bundle = tiny_bundle(tmp_path / "bundle")
@@ -75,14 +75,3 @@ def _environment() -> dict[str, str]:
     tests = Path(hospital_exchange.__file__).parent
     paths = [str(Path(medseg.__file__).parents[1]), str(tests)]
     return {**os.environ, "PYTHONPATH": ":".join(paths), "OMP_NUM_THREADS": "1"}
-
-
-def _require_programs() -> None:
-    path = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin:/usr/local/sbin"
-    for program, package in NEEDED.items():
-        if shutil.which(program, path=path) is None:
-            pytest.skip(f"{program} is not installed (Debian package {package})")
-    if not hospital_exchange.PLUGIN.exists():
-        pytest.skip("Orthanc's DICOMweb plugin is not installed (Debian package orthanc-dicomweb)")
-    if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("a network namespace cannot be made; run as root")

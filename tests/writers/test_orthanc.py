@@ -7,7 +7,6 @@ machine is used.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import orthanc_exchange
 import phantoms
 import pytest
+from orthanc_needed import require_orthanc
 
 from medseg.core.labels import LabelSet
 from medseg.core.segmentation import LabelMap
@@ -38,7 +38,7 @@ NEEDED = {
 def exchanged(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path]:
     """Objects of every kind, and the folder of what Orthanc gave back for them."""
     folder = tmp_path_factory.mktemp("orthanc")
-    _require_programs()
+    require_orthanc(NEEDED, plugin=orthanc_exchange.PLUGIN)
     files = written(folder / "written")
     program = [sys.executable, str(Path(orthanc_exchange.__file__)), str(folder / "back")]
     script = 'ip link set lo up && exec "$@"'
@@ -91,14 +91,3 @@ def data_set(path: Path) -> bytes:
     assert content[128:132] == b"DICM"
     length = int.from_bytes(content[140:144], "little")
     return content[144 + length :]
-
-
-def _require_programs() -> None:
-    for program, package in NEEDED.items():
-        path = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin:/usr/local/sbin"
-        if shutil.which(program, path=path) is None:
-            pytest.skip(f"{program} is not installed (Debian package {package})")
-    if not orthanc_exchange.PLUGIN.exists():
-        pytest.skip("Orthanc's DICOMweb plugin is not installed (Debian package orthanc-dicomweb)")
-    if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("a network namespace cannot be made; run as root")
