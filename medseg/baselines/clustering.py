@@ -34,7 +34,7 @@ class KMeans:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_levels(self.levels, most=16)
+        check_levels(self.levels)
 
     def find_levels(self, picture: Picture) -> NDArray[np.uint8]:
         voxels = picture.channels.reshape(len(picture.channels), -1)

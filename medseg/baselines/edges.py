@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from medseg.baselines.intensities import Picture
 from medseg.baselines.regions import levels_of_regions
-from medseg.baselines.thresholding import MAX_OTSU_LEVELS, check_levels
+from medseg.baselines.thresholding import check_levels
 from medseg.core.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ class Edges:
     meet at edges. Basins that are shallower than `depth` join their neighbours.
 
     Args:
-        levels: 2 to 5.
+        levels: 2 to 16.
         depth: as a share of the 99th percentile of the gradient's length.
         max_voxels: larger images are flooded on a coarser grid.
 
@@ -35,7 +35,7 @@ class Edges:
     max_voxels: int = 16_000_000
 
     def __post_init__(self) -> None:
-        check_levels(self.levels, most=MAX_OTSU_LEVELS)
+        check_levels(self.levels)
         if not 0 <= self.depth < 1:
             raise ConfigError("baseline.method.depth", f"is {self.depth}", "use 0 to 1")
 

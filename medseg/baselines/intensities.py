@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.filters import threshold_multiotsu, threshold_otsu
 
 from medseg.core.volume import Volume
 
@@ -112,18 +111,40 @@ def otsu_bounds(
 
     Source: Otsu 1979, IEEE Trans. SMC 9(1):62; Liao et al. 2001, J. Inf. Sci. Eng. 17(5):713.
     """
-    filled = counts > 0
-    levels = min(levels, int(filled.sum()))
+    filled = np.flatnonzero(counts)
+    levels = min(levels, len(filled))
     if levels < 2:
         return np.zeros(0)
-    if levels == filled.sum():
-        found = middles[filled][:-1]
-    elif levels == 2:
-        found = np.array([threshold_otsu(hist=(counts, middles))])
-    else:
-        found = np.asarray(threshold_multiotsu(classes=levels, hist=(counts, middles)))
+    last = filled[_ends_of_parts(counts[filled], filled.astype(np.float64), levels)]
     # The end of the lower part's last bin, so that its values do not exceed the bound.
-    return found + (middles[1] - middles[0]) / 2
+    return middles[last] + (middles[1] - middles[0]) / 2
+
+
+def _ends_of_parts(
+    counts: NDArray[np.float64], places: NDArray[np.float64], num_parts: int
+) -> NDArray[np.intp]:
+    """Index of the last place of each part but the last.
+
+    The least variance within parts is the largest sum of (sum of places)^2 / count over them. Where
+    the best last part begins depends on nothing after it, so the parts are found one by one.
+    """
+    before = np.concatenate([[0], counts.cumsum()])
+    sums = np.concatenate([[0], (counts * places).cumsum()])
+    # Row: first place of a part; column: first place after it.
+    mass = before[None] - before[:, None]
+    total = sums[None] - sums[:, None]
+    share = np.full(mass.shape, -np.inf)
+    np.divide(total**2, mass, out=share, where=mass > 0)
+    best, starts = share[0], []
+    for _ in range(num_parts - 1):
+        options = best[:, None] + share
+        starts.append(options.argmax(axis=0))
+        best = options.max(axis=0)
+    ends, after = [], len(counts)
+    for start in reversed(starts):
+        after = int(start[after])
+        ends.append(after - 1)
+    return np.array(ends[::-1], np.intp)
 
 
 def number_levels(image: NDArray[np.floating], bounds: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from medseg.baselines.intensities import (
     otsu_bounds,
     value_range,
 )
-from medseg.baselines.thresholding import MAX_OTSU_LEVELS, check_levels
+from medseg.baselines.thresholding import check_levels
 from medseg.core.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ class Superpixels:
     """Multi-Otsu levels of the mean intensities of superpixels (supervoxels in 3D).
 
     Args:
-        levels: 2 to 5.
+        levels: 2 to 16.
         num_regions: how many superpixels an image is cut into, at most 5000.
         compactness: how much nearness counts against likeness; higher gives more even shapes.
         max_voxels: larger images are cut on a coarser grid.
@@ -38,7 +38,7 @@ class Superpixels:
     max_voxels: int = 4_000_000
 
     def __post_init__(self) -> None:
-        check_levels(self.levels, most=MAX_OTSU_LEVELS)
+        check_levels(self.levels)
         check_regions(self.num_regions)
 
     def find_levels(self, picture: Picture) -> NDArray[np.uint8]:

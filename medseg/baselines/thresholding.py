@@ -20,8 +20,8 @@ from medseg.baselines.intensities import (
 )
 from medseg.core.errors import ConfigError
 
-MAX_OTSU_LEVELS = 5
-"""The search for multi-Otsu thresholds grows with the power of the levels: 5 take a second."""
+MAX_LEVELS = 16
+"""More tissues than brightness alone can part."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class Otsu:
     """Levels with the least variance within each; two levels are Otsu's method, more multi-Otsu.
 
     Args:
-        levels: 2 to 5.
+        levels: 2 to 16.
     """
 
     levels: int = 2
 
     def __post_init__(self) -> None:
-        check_levels(self.levels, most=MAX_OTSU_LEVELS)
+        check_levels(self.levels)
 
     def find_levels(self, picture: Picture) -> NDArray[np.uint8]:
         return number_levels(
@@ -95,7 +95,7 @@ class HistogramPeaks:
     levels: int = 2
 
     def __post_init__(self) -> None:
-        check_levels(self.levels, most=16)
+        check_levels(self.levels)
 
     def find_levels(self, picture: Picture) -> NDArray[np.uint8]:
         counts, middles = histogram(picture.grey)
@@ -117,7 +117,7 @@ class HistogramPeaks:
         return number_levels(picture.grey, middles[inside])
 
 
-def check_levels(levels: int, *, most: int) -> None:
-    """Raises a ConfigError unless there are 2 to `most` levels."""
-    if not 2 <= levels <= most:
-        raise ConfigError("baseline.method.levels", f"is {levels}", f"use 2 to {most}")
+def check_levels(levels: int) -> None:
+    """Raises a ConfigError unless there are 2 to 16 levels."""
+    if not 2 <= levels <= MAX_LEVELS:
+        raise ConfigError("baseline.method.levels", f"is {levels}", f"use 2 to {MAX_LEVELS}")

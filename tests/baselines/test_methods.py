@@ -1,5 +1,7 @@
 """Each method on images whose answer is known by construction, in 2D and 3D."""
 
+import itertools
+
 import numpy as np
 import phantoms
 import pytest
@@ -76,19 +78,22 @@ def test_fixed_bounds_count_in_the_images_unit_and_exclude_the_bound_itself():
     assert found.array.ravel().tolist() == [0, 0, 0, 1, 2]
 
 
-def test_otsu_equals_a_search_over_all_thresholds():
-    values = np.random.default_rng(2).choice(
-        [1.0, 2.0, 5.0, 7.0, 8.0], (40, 30, 1), p=[0.3, 0.2, 0.1, 0.2, 0.2]
-    )
+@pytest.mark.parametrize("levels", [2, 3, 4, 5])
+def test_otsu_equals_a_search_over_all_thresholds(levels):
+    generator = np.random.default_rng(levels)
+    kinds = np.array(
+        [0, 17, 51, 80, 100, 160, 190, 255]
+    )  # each in the histogram's bin of that number
+    values = generator.choice(kinds, (40, 30, 1), p=generator.dirichlet(np.ones(len(kinds))))
 
-    found = Otsu().find_levels(Picture.of(volume_of(values[None])))
+    found = Otsu(levels).find_levels(Picture.of(volume_of(values[None])))
 
-    def within(bound):
-        low, high = values[values <= bound], values[values > bound]
-        return low.var() * low.size + high.var() * high.size
+    def within(bounds):
+        parts = np.digitize(values, bounds, right=True)
+        return sum(values[parts == n].var() * np.sum(parts == n) for n in range(levels))
 
-    best = min([1.0, 2.0, 5.0, 7.0], key=within)
-    assert np.array_equal(found == 1, values > best)
+    best = min(itertools.combinations(np.unique(values)[:-1], levels - 1), key=within)
+    assert np.array_equal(found, np.digitize(values, best, right=True))
 
 
 def test_kmeans_tells_colours_of_equal_brightness_apart():
@@ -158,7 +163,7 @@ def test_small_parts_go_and_holes_are_filled():
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (lambda: Otsu(6), "baseline.method.levels: is 6; use 2 to 5"),
+        (lambda: Otsu(17), "baseline.method.levels: is 17; use 2 to 16"),
         (lambda: KMeans(1), "baseline.method.levels: is 1; use 2 to 16"),
         (
             lambda: Threshold(bounds=(3.0, 2.0)),
