@@ -59,7 +59,16 @@ def main() -> None:
         time.sleep(0.25)
     print(f"exit code {process.wait()}, {samples[-1][0]:.0f} s, budget {options.budget:g} GiB")
     print(f"highest memory {max(size for _, size in samples):.2f} GiB; over time:")
-    for part in np.array_split(np.array(samples), 20):
+    table = np.array(samples)
+    np.savetxt(
+        options.folder / "memory.csv",
+        table,
+        "%.2f",
+        delimiter=",",
+        header="seconds,GiB",
+        comments="",
+    )
+    for part in np.array_split(table, 20):
         print(f"{part[-1, 0]:7.0f} s  {part[:, 1].max():5.2f} GiB")
 
 

@@ -146,18 +146,11 @@ class SlidingWindow:
         importance = gaussian_importance(tiling.window, self.sigma).to(image.device)
         sums = _Sums(tiling, out_channels, importance, dtype=dtype, device=device or image.device)
         layers = tiling.layers
-        at_once = max(1, batch // len(mirrors))
-        for n, (start, corners) in enumerate(layers):
-            for first in range(0, len(corners), at_once):
-                boxes = [_box(corner, tiling) for corner in corners[first : first + at_once]]
-                patches = torch.stack([padded[(slice(None), *box)] for box in boxes])
-                outputs = _mirrored(
-                    network, patches[..., 0] if tiling.is_flat else patches, mirrors, batch
-                )
-                sums.add(boxes, outputs[..., None] if tiling.is_flat else outputs)
-                del patches, outputs
-                if on_windows:
-                    on_windows(len(boxes))
+        corners = [corner for _, layer in layers for corner in layer]
+        outputs = _outputs(network, padded, corners, tiling, mirrors, importance, batch, on_windows)
+        for n, (start, layer) in enumerate(layers):
+            for corner in layer:
+                sums.add(_box(corner, tiling), next(outputs))
             stop = layers[n + 1][0] if n + 1 < len(layers) else tiling.padded[tiling.axis]
             slab = sums.finish(start, stop, elsewhere)
             if slab is not None:
@@ -178,20 +171,16 @@ class _Sums:
         device: torch.device | str,
     ) -> None:
         self._tiling = tiling
-        self._importance = importance
+        self._importance = importance.movedim(tiling.axis, 0).to(device)
         self._total = torch.zeros((channels, *tiling.slab_shape), dtype=dtype, device=device)
         self._weight = torch.zeros(tiling.slab_shape, device=device)
 
-    def add(self, boxes: Sequence[tuple[slice, ...]], outputs: Tensor) -> None:
-        """Adds logits (N, C, *window), float32, which are weighted in place."""
+    def add(self, box: tuple[slice, ...], output: Tensor) -> None:
+        """Adds the weighted logits (C, *window) of a window."""
         axis = self._tiling.axis
-        outputs *= self._importance
-        moved = outputs.movedim(axis + 2, 2).to(self._total.device)
-        weight = self._importance.movedim(axis, 0).to(self._total.device)
-        for box, output in zip(boxes, moved, strict=True):
-            place = (slice(1, None), *(part for a, part in enumerate(box) if a != axis))
-            self._total[(slice(None), *place)] += output
-            self._weight[place] += weight
+        place = (slice(1, None), *(part for a, part in enumerate(box) if a != axis))
+        self._total[(slice(None), *place)] += output.movedim(axis + 1, 1).to(self._total.device)
+        self._weight[place] += self._importance
 
     def finish(self, start: int, stop: int, elsewhere: Tensor | None = None) -> Slab | None:
         """Logits of the planes of the padded image from `start` to `stop`, and the one before."""
@@ -246,6 +235,34 @@ def mirror_combinations(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
     for axis in axes:
         subsets += [(*subset, axis) for subset in subsets]
     return subsets
+
+
+def _outputs(
+    network: Network,
+    padded: Tensor,
+    corners: Sequence[tuple[int, ...]],
+    tiling: Tiling,
+    mirrors: list[tuple[int, ...]],
+    importance: Tensor,
+    batch: int,
+    on_windows: Callable[[int], None] | None,
+) -> Iterator[Tensor]:
+    """Weighted logits (C, *window) of each window in turn, valid until the next is asked for;
+    windows of different layers are computed together, so that slices of a 2D network are.
+    """
+    at_once = max(1, batch // len(mirrors))
+    for first in range(0, len(corners), at_once):
+        boxes = [_box(corner, tiling) for corner in corners[first : first + at_once]]
+        patches = torch.stack([padded[(slice(None), *box)] for box in boxes])
+        outputs = _mirrored(network, patches[..., 0] if tiling.is_flat else patches, mirrors, batch)
+        del patches
+        outputs = outputs[..., None] if tiling.is_flat else outputs
+        outputs *= importance
+        if on_windows:
+            on_windows(len(boxes))
+        for n in range(len(boxes)):
+            yield outputs[n]
+        del outputs  # before the next ones are made
 
 
 def _mirrored(

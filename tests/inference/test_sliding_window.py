@@ -211,7 +211,7 @@ def test_slabs_follow_each_other_and_come_as_soon_as_no_window_touches_them(shap
         nonlocal done
         done += windows
 
-    for slab in inference.slabs(twice, image, tiling, out_channels=2, on_windows=count):
+    for slab in inference.slabs(twice, image, tiling, out_channels=2, batch=1, on_windows=count):
         # Each begins with the last plane of the one before.
         assert slab.first == max(0, stop - 1)
         stop = slab.first + slab.logits.shape[1]
@@ -221,6 +221,32 @@ def test_slabs_follow_each_other_and_come_as_soon_as_no_window_touches_them(shap
 
     assert stop == shape[axis]
     assert done == len(tiling.starts)
+
+
+@pytest.mark.parametrize(("patch_size", "tta"), [((8, 8), "none"), ((8, 8, 8), "mirror")])
+def test_windows_of_different_layers_are_computed_together_with_the_same_result(patch_size, tta):
+    image = torch.from_numpy(numbers((1, 8, 8, 21)))
+    seen = []
+
+    def network(patches: torch.Tensor) -> torch.Tensor:
+        seen.append(len(patches))
+        return twice(patches)
+
+    def logits(batch: int) -> torch.Tensor:
+        inference = SlidingWindow(window_batch=batch, tta=tta)
+        return inference.logits(
+            network, image, patch_size=patch_size, out_channels=2, mirror_axes=(0,)
+        )
+
+    together = logits(8)
+    sizes = seen.copy()
+    seen.clear()
+    alone = logits(1)
+
+    # 21 slices; or 5 windows along the axis, each seen as it is and mirrored.
+    assert sizes == ([8, 8, 5] if tta == "none" else [8, 2])
+    assert set(seen) == {1}
+    assert torch.equal(together, alone)
 
 
 def test_logits_added_up_in_half_precision_differ_by_its_rounding():
