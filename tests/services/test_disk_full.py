@@ -146,7 +146,8 @@ def test_a_batch_waits_for_room_and_goes_on(small_disk, tmp_path, bundle):
     while not any('"given back"' in line for line in place.ledger.events()):
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert results_in(small_disk) == []
+    # The next attempt may be under way by now; what it writes is not to be seen as a result.
+    assert [name for name in results_in(small_disk) if not name.startswith(".")] == []
 
     (small_disk / "ballast").unlink()
     worker.join(60)

@@ -6,16 +6,14 @@ import random
 import signal
 import sqlite3
 import time
-from pathlib import Path
 
 import pytest
+from ledger_worker import RESULT, work_until_empty
 
 from medseg.services.desk import find_job, retry
-from medseg.services.jobs import LeaseLostError, LedgerError, NewJob, Result, job_key
+from medseg.services.jobs import LeaseLostError, LedgerError, NewJob, job_key
 from medseg.services.ledger import Ledger
 from medseg.services.ownership import new_owner
-
-RESULT = Result("out/a.dcm", "ab" * 32, "1.2", "2.25.1", "2.25.2", "2.25.3")
 
 
 class Clock:
@@ -227,26 +225,6 @@ def test_a_ledger_on_a_network_disk_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "ledger.sqlite").exists()
 
 
-def _work(path: Path, done: Path) -> None:
-    """Takes jobs until none is open; each commit that succeeds leaves a line."""
-    ledger = Ledger(path)
-    owner = new_owner()
-    while ledger.num_open():
-        ledger.recover()
-        job = ledger.lease(owner, lease_s=0.2)
-        if job is None:
-            time.sleep(0.01)
-            continue
-        try:
-            ledger.predicted(job)
-            time.sleep(0.002)
-            ledger.written(job, [RESULT], deliver=False, note="")
-        except LeaseLostError:
-            continue
-        with (done / str(os.getpid())).open("a") as lines:
-            lines.write(f"{job.name}\n")
-
-
 def test_two_workers_stopped_at_random_finish_each_job_once(tmp_path):
     path, done = tmp_path / "ledger.sqlite", tmp_path / "done"
     done.mkdir()
@@ -254,11 +232,11 @@ def test_two_workers_stopped_at_random_finish_each_job_once(tmp_path):
     for number in range(40):
         ledger.receive(series(number))
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_work, args=(path, done)) for _ in range(2)]
+    workers = [context.Process(target=work_until_empty, args=(path, done)) for _ in range(2)]
     for worker in workers:
         worker.start()
     choice = random.Random(7)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while any(worker.is_alive() for worker in workers) and time.monotonic() < until:
         worker = choice.choice(workers)
         if worker.is_alive():
@@ -267,7 +245,7 @@ def test_two_workers_stopped_at_random_finish_each_job_once(tmp_path):
             os.kill(worker.pid, signal.SIGCONT)
         time.sleep(choice.random() * 0.05)
     for worker in workers:
-        worker.join(10)
+        worker.join(60)
 
     committed = [name for file in done.iterdir() for name in file.read_text().split()]
     assert sorted(committed) == sorted(f"case_{number}" for number in range(40))
