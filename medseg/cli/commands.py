@@ -68,7 +68,8 @@ def _dispatch(words: list[str]) -> int:
     command, rest = words[0], words[1:]
     if command not in HELP:
         return _unknown_command(command)
-    flags = _parse_flags(command, _named(command, rest))
+    flags = _parse_flags(command, rest)
+    flags.overrides = _named(command, flags.overrides)
     if flags.help:
         print(command_help(command))
         return OK
@@ -94,7 +95,7 @@ def _named(command: str, words: list[str]) -> list[str]:
     options = ("action", "job") if command == "jobs" else ()
     named = []
     for place, word in enumerate(words):
-        is_bare = place < len(options) and "=" not in word and not word.startswith("-")
+        is_bare = place < len(options) and "=" not in word
         named.append(f"{options[place]}={word}" if is_bare else word)
     return named
 

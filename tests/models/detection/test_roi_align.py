@@ -33,8 +33,12 @@ def random_case(seed, dims):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("products_per_tap", [0, 10**9], ids=["by_taps", "by_products"])
 @pytest.mark.parametrize(("first", "last"), CASES)
-def test_values_and_gradients_are_those_of_the_definition(dims, first, last):
+def test_values_and_gradients_are_those_of_the_definition(
+    dims, first, last, products_per_tap, monkeypatch
+):
+    monkeypatch.setattr("medseg.models.detection.roi_align.PRODUCTS_PER_TAP", products_per_tap)
     for seed in range(first, last):
         values, boxes, output_size, stride, ratio = random_case(seed, dims)
         features = torch.tensor(values, requires_grad=True)
