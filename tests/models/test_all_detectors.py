@@ -199,7 +199,10 @@ LEARNING = {
 
 
 # In 3D the steps that the others need have not been found out yet.
-LEARNT = [(name, 2) for name in LEARNING] + [("mask2former", 3)]
+LEARNT = [
+    pytest.param(*case, marks=() if case == ("mask_rcnn", 2) else pytest.mark.exhaustive)
+    for case in [*((name, 2) for name in LEARNING), ("mask2former", 3)]
+]
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from network_options import CASES, IDS, SHAPES, accepted, random_image, small_network
+from network_options import CASES, IDS, SHAPES, accepted, marks_of, random_image, small_network
+
+SLOW = pytest.mark.slow
 
 TOLERANCE = 1e-3
 """Runtimes sum in another order, which fp32 shows in the sixth digit; more would be an error."""
@@ -36,7 +38,11 @@ def require_parity(name, given, wanted):
 @pytest.mark.parametrize(
     ("name", "dims"),
     [
-        pytest.param(name, dims, marks=() if (name, dims) == ("unet", 2) else pytest.mark.slow)
+        pytest.param(
+            name,
+            dims,
+            marks=() if (name, dims) == ("unet", 2) else marks_of(name, dims, usual=SLOW),
+        )
         for name, dims in CASES
     ],
     ids=IDS,
@@ -51,8 +57,11 @@ def test_an_exported_program_gives_the_same(name, dims):
         torch.testing.assert_close(program.module()(image), network(image))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "dims"), CASES, ids=IDS)
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [pytest.param(name, dims, marks=marks_of(name, dims, usual=SLOW)) for name, dims in CASES],
+    ids=IDS,
+)
 def test_onnx_gives_the_same_on_another_image(name, dims, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -168,7 +168,7 @@ def test_kill_and_resume_on_the_command_line_gives_the_weights_of_an_unbroken_tr
     checkpoint = tmp_path / "runs" / "broken" / "fold_0" / CHECKPOINT_NAME
 
     kills = 0
-    while kills < 4:
+    while kills < 2:
         process = subprocess.Popen(
             command(tmp_path, "broken"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
