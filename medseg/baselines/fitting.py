@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.baselines.fitting_objects import fit_sizes
 from medseg.baselines.intensities import Picture, value_range
 from medseg.baselines.predictor import Baseline, LevelMethod
 from medseg.baselines.thresholding import Threshold
@@ -55,7 +56,7 @@ def fit_baseline(
     Every number of levels from 2 to 5 is tried with every table of classes, and the one with the
     highest mean Dice over the classes (voxels of all cases together) is kept. The window of each
     class of a fixed threshold is the one of highest Dice among those between 128 steps of the
-    intensity.
+    intensity. Where the task is to find objects, sizes follow (`fit_sizes`).
 
     Args:
         baseline: method to fit; its classes and number of levels are replaced.
@@ -91,7 +92,8 @@ def fit_baseline(
         _fitted(variant, table, labels) for variant, table in zip(variants, counts, strict=True)
     ]
     best = max(fitted, key=lambda found: np.mean(list(found[1].values())))
-    return FittedBaseline(best[0], best[1], len(chosen))
+    result = fit_sizes(best[0], chosen) if baseline.task == "instance" else best[0]
+    return FittedBaseline(result, best[1], len(chosen))
 
 
 def _variants(baseline: Baseline, cases: Sequence[Case]) -> list[Baseline]:

@@ -39,17 +39,16 @@ def split_touching(
         inside = np.asarray(padded.take(1, axis=flat[0]) if flat else padded)
         steps = [step for n, step in enumerate(spacing) if n not in flat[:1]]
         cut = _cut(inside, steps, apart_mm=apart_mm)
-        for piece in range(1, int(cut.max(initial=0)) + 1):
-            voxels = cut == piece
-            if voxels.sum() < fewest:
-                continue
-            if flat:
-                voxels = np.expand_dims(voxels, flat[0])
-            voxels = voxels[
-                tuple(slice(1, -1) if n not in flat[:1] else slice(None) for n in range(3))
-            ]
-            classes.append(int(class_id))
-            found[box][voxels] = len(classes)
+        if flat:
+            cut = np.expand_dims(cut, flat[0])
+        cut = cut[tuple(slice(1, -1) if n not in flat[:1] else slice(None) for n in range(3))]
+        sizes = np.bincount(cut.ravel())
+        sizes[0] = 0
+        kept = np.flatnonzero(sizes >= fewest)
+        table = np.zeros(len(sizes), np.int32)
+        table[kept] = len(classes) + 1 + np.arange(len(kept))
+        found[box] += table[cut]
+        classes += [int(class_id)] * len(kept)
     return InstanceSet.from_map(
         found,
         label_map.geometry,

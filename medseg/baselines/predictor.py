@@ -1,4 +1,4 @@
-"""A classical method as a Predictor: image in, label map on its grid out, without a network."""
+"""A classical method as a Predictor: image in, classes or objects on its grid out, no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from medseg.baselines.intensities import Picture
 from medseg.baselines.objects import split_touching
-from medseg.core.errors import ConfigError
+from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.segmentation import InstanceSet, LabelMap, ProbabilityMap
@@ -46,7 +46,9 @@ class Baseline:
         smooth_mm: standard deviation of a Gaussian before.
         fill_holes: fill what is enclosed, slice by slice in 2D images.
         smallest_mm3: smaller connected parts are removed.
-        apart_mm: distance between the middles of objects that touch, for `predict_objects`.
+        task: "semantic" gives classes; "instance" gives objects: the connected parts of each class,
+            cut where they are narrow, as for nuclei that touch.
+        apart_mm: least distance between the middles of objects that touch.
 
     Raises:
         ConfigError: classes and levels do not fit.
@@ -59,6 +61,7 @@ class Baseline:
     smooth_mm: float = 0.0
     fill_holes: bool = False
     smallest_mm3: float = 0.0
+    task: Literal["semantic", "instance"] = "semantic"
     apart_mm: float = 8.0
 
     def __post_init__(self) -> None:
@@ -98,29 +101,43 @@ class Baseline:
         highest = max(1, *(self.classes or range(self.method.levels)))
         return LabelSet.from_names(["background", *(f"class_{n + 1}" for n in range(highest))])
 
-    def predict(self, case: Case) -> LabelMap:
-        """Label map on the grid of the case's image."""
-        return self.predict_volume(case.read_image())
+    def predict(self, case: Case) -> LabelMap | InstanceSet:
+        """Classes or objects on the grid of the case's image."""
+        return self.told_apart(self.predict_volume(case.read_image()))
 
     def predict_volume(self, volume: Volume) -> LabelMap:
+        """The class of every voxel, whatever the task."""
         levels = self.find_levels(volume)
         table = self.classes or self._numbered(levels)
         classes = np.array([*table, *[0] * (256 - len(table))], np.uint8)[levels]
         return LabelMap(self._tidied(classes, volume), volume.geometry, self.label_set)
 
-    def predict_with_probabilities(self, case: Case) -> tuple[LabelMap, ProbabilityMap]:
-        """Label map, and its classes as probabilities of 0 and 1: a baseline knows no doubt."""
+    def told_apart(self, label_map: LabelMap) -> LabelMap | InstanceSet:
+        """The objects of a label map where the task asks for them, else the label map."""
+        if self.task == "semantic":
+            return label_map
+        return split_touching(label_map, apart_mm=self.apart_mm, smallest_mm3=self.smallest_mm3)
+
+    def predict_with_probabilities(
+        self, case: Case
+    ) -> tuple[LabelMap | InstanceSet, ProbabilityMap]:
+        """Label map, and its classes as probabilities of 0 and 1: a baseline knows no doubt.
+
+        Raises:
+            MedsegError: the task is to find objects, which have no probabilities.
+        """
         result = self.predict(case)
+        if isinstance(result, InstanceSet):
+            raise MedsegError(
+                case.key,
+                "probabilities were asked for, but the baseline finds objects",
+                "leave out probabilities, or set baseline.task=semantic",
+                code="E_PREDICTION",
+            )
         shares = np.zeros((len(self.label_set), *result.array.shape), np.float32)
         for class_id in range(len(shares)):
             shares[class_id] = result.array == class_id
         return result, ProbabilityMap(shares, result.geometry, self.label_set)
-
-    def predict_objects(self, case: Case) -> InstanceSet:
-        """Connected parts of all classes, cut where they are narrow, as for nuclei that touch."""
-        return split_touching(
-            self.predict(case), apart_mm=self.apart_mm, smallest_mm3=self.smallest_mm3
-        )
 
     def find_levels(self, volume: Volume) -> NDArray[np.uint8]:
         """The method's levels of a volume, shape (I, J, K)."""

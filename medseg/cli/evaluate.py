@@ -1,4 +1,4 @@
-"""`medseg evaluate`: folders of label maps to scores.csv, scores.json, a table and a report."""
+"""`medseg evaluate`: folders of predictions to scores.csv, scores.json, a table and a report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from medseg.cli.console import console, counting
 from medseg.cli.fused import fuse_folders
+from medseg.cli.scored_predictors import Predicted, predict_to_score, predicts
 from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
 from medseg.reports.evaluation import Evaluation, ScoreSettings, evaluate_folders
@@ -18,6 +19,7 @@ from medseg.reports.object_evaluation import (
     ObjectSettings,
     evaluate_object_folders,
     has_objects,
+    reference_keys,
 )
 from medseg.reports.object_tables import object_table, write_object_scores
 from medseg.reports.score_tables import scores_table, write_scores
@@ -37,6 +39,42 @@ def run(cfg: DictConfig) -> int:
     bundle = _bundle(cfg)
     labels = _labels(cfg, bundle)
     folders = _folders(cfg)
+    predicted = _predict(cfg)
+    for name, folder in predicted.folders.items():
+        if name in folders:
+            raise ConfigError("predictions", f"has a folder called {name}", "rename it")
+        folders[name] = folder
+    code = _score_folders(cfg, folders, labels, bundle)
+    return code if predicted.is_complete else 3
+
+
+def _predict(cfg: DictConfig) -> Predicted:
+    """The predictions that are made here; settles where references and images are."""
+    if not predicts(cfg):
+        if cfg.predictions is None:
+            raise ConfigError(
+                "predictions",
+                "has no value",
+                "set predictions=<folder>, or baseline=otsu or bundle=<folder> to predict the "
+                "images of source.folder",
+            )
+        if cfg.references is None:
+            raise ConfigError("references", "has no value", "set it with references=<folder>")
+        return Predicted({})
+    images = cfg.source.get("folder")
+    if images is None:
+        raise ConfigError("source.folder", "has no value", "set source.folder=<folder of images>")
+    cfg.references = cfg.references or str(images)
+    cfg.images = cfg.images or str(images)
+    return predict_to_score(cfg, reference_keys(cfg.references))
+
+
+def _score_folders(
+    cfg: DictConfig,
+    folders: dict[str, Path],
+    labels: LabelSet | None,
+    bundle: ModelBundle | None,
+) -> int:
     if all(has_objects(folder) for folder in folders.values()):
         return _run_objects(cfg, folders, labels, bundle)
     folders |= fuse_folders(
@@ -113,6 +151,8 @@ def _report(
 def _folders(cfg: DictConfig) -> dict[str, Path]:
     """The folders of predictions by the name that they are shown with."""
     given = cfg.predictions
+    if given is None:
+        return {}
     folders = [Path(str(path)) for path in (given if isinstance(given, ListConfig) else [given])]
     if not folders:
         raise ConfigError("predictions", "is empty", "set predictions=<folder>, or [A,B]")

@@ -216,10 +216,16 @@ HELP: dict[str, HelpText] = {
                 "evaluate predictions=[unet,otsu] references=/data/labelsTs \\\n"
                 "      images=/data/imagesTs report=html",
             ),
+            (
+                "Predict and score in one go: a network beside a classical method",
+                "evaluate bundle=runs/liver/fold_0/bundle baseline=otsu \\\n"
+                "      source.folder=/data/Task03_Liver report=html",
+            ),
         ),
         (
             ("predictions=DIR  references=DIR", "folders with one file per case, equal names"),
             ("bundle=DIR or labels={NAME: NUMBER}", "what the numbers mean"),
+            ("source.folder=DIR", "images for the bundle or baseline=NAME to predict"),
             ("report=html", "also write report.html; images=DIR says where the images are"),
             ("ensembles=[majority,staple]", "also score ensembles of several predictions"),
             ("groups=FILE.csv", "subgroups: a column `case`, and one for each property"),

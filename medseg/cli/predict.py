@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,32 @@ SECONDS_WORTH_TELLING = 20
 
 def run(cfg: DictConfig) -> int:
     """Returns 0 if all cases were predicted and 3 if some failed."""
-    outcomes = predict_folder(cfg)
+    return 0 if tell(predict_folder(cfg), Path(cfg.paths.output)) else 3
+
+
+def tell(outcomes: Sequence[CaseOutcome], output: Path) -> bool:
+    """Prints what became of the cases; False if one failed."""
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     done = len(outcomes) - len(failed)
     console.print(
         f"{done} of {len(outcomes)} cases predicted in {sum(o.seconds for o in outcomes):.1f} s; "
-        f"results in {cfg.paths.output}",
+        f"results in {output}",
         soft_wrap=True,
         markup=False,
     )
     for outcome in failed:
         place = "" if outcome.key in str(outcome.error) else f"{outcome.key}: "
         console.print(f"failed: {place}{outcome.error}", style="red", soft_wrap=True, markup=False)
-    return 3 if failed else 0
+    return not failed
 
 
-def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
+def predict_folder(cfg: DictConfig, *, keys: Collection[str] | None = None) -> list[CaseOutcome]:
     """Predicts and writes every case that the source finds; images that cannot be read rightly are
     outcomes with an error.
+
+    Args:
+        cfg: of the command.
+        keys: cases to predict; None takes all.
     """
     chosen = choose_predictor(cfg)
     if chosen.notice:
@@ -53,6 +61,8 @@ def predict_folder(cfg: DictConfig) -> list[CaseOutcome]:
     cases = source.cases()
     if not cases:
         raise InputError("source.folder", "holds no images", "set source.folder=<folder of images>")
+    if keys is not None:
+        cases = _named(cases, keys)
     _require_apart(cases, Path(cfg.paths.output))
     writers = build_writers(cfg.get("output"), chosen.algorithm)
     predictor = chosen.make()
@@ -141,6 +151,19 @@ def predict(
         cfg.source.folder = str(source)
         cfg.paths.output = str(output)
     return predict_folder(cfg)
+
+
+def _named(cases: Sequence[Case], keys: Collection[str]) -> list[Case]:
+    chosen = [case for case in cases if case.key in keys]
+    if not chosen:
+        raise InputError(
+            "source.folder",
+            f"none of its {len(cases)} cases (first: {cases[0].key}) is named like one of the "
+            f"{len(keys)} references (first: {min(keys, default=None)})",
+            "give image and reference of a case the same file name",
+            code="E_NO_PAIR",
+        )
+    return chosen
 
 
 def _require_apart(cases: Sequence[Case], output: Path) -> None:

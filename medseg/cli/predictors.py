@@ -23,7 +23,7 @@ from medseg.core.errors import ConfigError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import Predictor, Source
-from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.core.segmentation import InstanceSet, LabelMap, ProbabilityMap
 from medseg.inference.postprocess import Postprocess
 
 
@@ -68,17 +68,22 @@ class Chosen:
 
 @dataclass(frozen=True)
 class CorrectedBaseline:
-    """A baseline whose label maps are post-processed as those of a network are."""
+    """A baseline whose label maps are post-processed as those of a network are, before they are
+    told apart.
+    """
 
     baseline: Baseline
     rules: Postprocess
 
-    def predict(self, case: Case) -> LabelMap:
-        return self.rules.apply(self.baseline.predict(case))
+    def predict(self, case: Case) -> LabelMap | InstanceSet:
+        classes = self.baseline.predict_volume(case.read_image())
+        return self.baseline.told_apart(self.rules.apply(classes))
 
-    def predict_with_probabilities(self, case: Case) -> tuple[LabelMap, ProbabilityMap]:
+    def predict_with_probabilities(
+        self, case: Case
+    ) -> tuple[LabelMap | InstanceSet, ProbabilityMap]:
         result, shares = self.baseline.predict_with_probabilities(case)
-        return self.rules.apply(result), shares
+        return (self.rules.apply(result) if isinstance(result, LabelMap) else result), shares
 
 
 def choose_predictor(cfg: DictConfig) -> Chosen:
@@ -164,6 +169,7 @@ def _as_option(cfg: DictConfig, fitted: FittedBaseline) -> str:
             method[key] = list(value) if isinstance(value, tuple) else value
     node["classes"] = list(baseline.classes or ())
     node["labels"] = dict(baseline.labels or {})
+    node |= {"apart_mm": baseline.apart_mm, "smallest_mm3": baseline.smallest_mm3}
     scores = ", ".join(f"{name} {value:.4f}" for name, value in fitted.dice.items())
     head = f"# Fitted on {fitted.num_cases} cases, Dice over their voxels: {scores}.\n"
     return head + yaml.safe_dump(node, sort_keys=False, default_flow_style=None)

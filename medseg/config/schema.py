@@ -93,9 +93,10 @@ class Jobs(Command):
 class Evaluate(Command):
     """Values at the top of conf/evaluate.yaml."""
 
-    predictions: str | list[str]
-    references: str
+    predictions: str | list[str] | None
+    references: str | None
     bundle: str | None
+    fit_on: str | None
     labels: dict[str, Any] | None
     allow_missing: bool
     ensembles: list[str]
@@ -181,6 +182,7 @@ UNUSED: dict[str, frozenset[str]] = {
             "inference", "postprocess",
         }
     ),
+    "evaluate": frozenset({"inference", "postprocess"}),
 }  # fmt: skip
 
 # Section whose empty values are filled in from the data; references to them are empty until then.

@@ -215,6 +215,20 @@ def evaluate_object_folders(
     )
 
 
+def reference_keys(folder: str | Path) -> list[str]:
+    """Keys of the cases that a folder of references, or a data set's folder, has references of."""
+    root = Path(folder).expanduser()
+    if _is_object_dataset(root):
+        return [case.key for case in Folder(str(root)).cases() if case.read_reference is not None]
+    return list(find_references(root).paths)
+
+
+def _is_object_dataset(folder: Path) -> bool:
+    return folder.is_dir() and (
+        has_instances(folder) or has_object_masks(folder) or coco_file_in(folder) is not None
+    )
+
+
 def _told_apart(
     reference: Reference, labels: LabelSet, instances_from: str, *, where: str
 ) -> InstanceSet | PanopticMap:
@@ -247,10 +261,7 @@ def _references(
     folder: Path, instances_from: str
 ) -> tuple[dict[str, Reader], LabelSet | None, bool]:
     """Reader of each reference, the labels if they are known, and whether it is a data set."""
-    is_dataset = folder.is_dir() and (
-        has_instances(folder) or has_object_masks(folder) or coco_file_in(folder) is not None
-    )
-    if is_dataset:
+    if _is_object_dataset(folder):
         source = Folder(str(folder))
         readers = {
             case.key: case.read_reference

@@ -1,3 +1,7 @@
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -7,12 +11,12 @@ from skimage.segmentation import watershed
 from medseg.baselines.objects import split_touching
 from medseg.baselines.predictor import Baseline
 from medseg.baselines.thresholding import Otsu
+from medseg.cli.commands import main
 from medseg.core.geometry import Geometry
 from medseg.core.identity import Case
 from medseg.core.segmentation import InstanceSet, LabelMap
-from medseg.metrics.detection import hit_counts
-from medseg.metrics.object_pairs import compare_objects
 from medseg.sources.picture_io import read_picture
+from medseg.writers.instance_files import write_instances
 
 
 def discs(*circles: tuple[int, int, int]) -> np.ndarray:
@@ -54,37 +58,43 @@ def test_nothing_gives_no_objects():
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_nuclei_reach_the_score_of_scikit_images_own_recipe(real_data):
+def test_nuclei_reach_the_score_of_scikit_images_own_recipe(real_data, tmp_path):
     folder = real_data("nuclei_dsb2018")
-    ours = theirs = None
-    for path in sorted((folder / "images").glob("*.png"))[:40]:
-        volume = read_picture(path)
-        case = Case(path.stem, lambda volume=volume: volume)
-        numbers = read_picture(folder / "instances" / path.name).array[0].astype(int)
-        reference = InstanceSet.from_map(numbers, volume.geometry)
-        mask = Baseline(Otsu()).predict(case).array > 0
-        # The gallery's "Watershed segmentation": peaks of the distance transform as markers.
-        distance = ndimage.distance_transform_edt(mask[..., 0])
-        peaks = np.zeros(distance.shape, bool)
-        peaks[
-            tuple(
-                peak_local_max(
-                    distance, footprint=np.ones((3, 3)), labels=mask[..., 0].astype(int)
-                ).T
-            )
-        ] = True
-        recipe = watershed(-distance, ndimage.label(peaks)[0], mask=mask[..., 0])[..., None]
-        found = Baseline(Otsu(), smallest_mm3=20.0).predict_objects(case)
-        for name, result in (
-            ("ours", found),
-            ("theirs", InstanceSet.from_map(recipe, volume.geometry)),
-        ):
-            pairs = compare_objects(reference, result, class_ids=[1])[0]
-            counts = hit_counts(pairs, 0.5)
-            if name == "ours":
-                ours = counts if ours is None else ours + counts
-            else:
-                theirs = counts if theirs is None else theirs + counts
+    for path in sorted((folder / "images").glob("*.png"))[::20]:
+        for name in ("images", "instances"):
+            (tmp_path / "nuclei" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / name / path.name, tmp_path / "nuclei" / name)
+        write_recipe(path, tmp_path / "recipe")
+    references = f"references={tmp_path / 'nuclei'}"
+    ours = ["baseline=otsu", "baseline.task=instance", "baseline.smallest_mm3=20"]
 
-    assert ours.f1 >= theirs.f1
-    assert ours.f1 > 0.65
+    main(["evaluate", f"predictions={tmp_path / 'recipe'}", references, f"paths.output={tmp_path}"])
+    recipe = scores_in(tmp_path)
+    source = f"source.folder={tmp_path / 'nuclei'}"
+    assert main(["evaluate", *ours, source, f"paths.output={tmp_path / 'ours'}"]) == 0
+    found = scores_in(tmp_path / "ours")
+
+    assert found["num_references"] == recipe["num_references"] > 500
+    assert found["ap50"] >= recipe["ap50"]
+    assert found["ap50"] > 0.5
+    assert found["iou"]["0.50"]["f1"] >= recipe["iou"]["0.50"]["f1"]
+
+
+def write_recipe(path: Path, folder: Path) -> None:
+    """The objects of scikit-image's gallery example "Watershed segmentation" on Otsu's threshold:
+    every peak of the distance transform in a 3 x 3 window is a marker.
+    """
+    volume = read_picture(path)
+    mask = Baseline(Otsu()).predict_volume(volume).array[..., 0] > 0
+    distance = ndimage.distance_transform_edt(mask)
+    peaks = np.zeros(distance.shape, bool)
+    places = peak_local_max(distance, footprint=np.ones((3, 3)), labels=mask.astype(int))
+    peaks[tuple(places.T)] = True
+    numbers = watershed(-distance, ndimage.label(peaks)[0], mask=mask)[..., None]
+    case = Case(path.stem, lambda: volume, paths=(path,))
+    write_instances(InstanceSet.from_map(numbers, volume.geometry), case, folder=folder)
+
+
+def scores_in(folder: Path) -> dict:
+    (scores,) = json.loads((folder / "scores.json").read_text())["labels"].values()
+    return scores
