@@ -152,8 +152,13 @@ def test_three_hundred_mutants_raise_nothing_but_input_error(tmp_path: Path) -> 
     assert grown < _MAX_RSS_GROWTH
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 20))
+SEEDS = [
+    pytest.param(seed, marks=pytest.mark.slow if seed < 13 else pytest.mark.exhaustive)
+    for seed in range(10, 20)
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_twenty_thousand_mutants_raise_nothing_but_input_error(seed: int, tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

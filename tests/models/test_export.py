@@ -11,6 +11,9 @@ from network_options import CASES, IDS, SHAPES, accepted, marks_of, random_image
 
 SLOW = pytest.mark.slow
 
+# The converter takes half a minute to five for each.
+LONG_TO_CONVERT = ("hrnet", "swin_unetr", "unetr", "vnet", "pspnet", "mednext")
+
 TOLERANCE = 1e-3
 """Runtimes sum in another order, which fp32 shows in the sixth digit; more would be an error."""
 
@@ -59,7 +62,16 @@ def test_an_exported_program_gives_the_same(name, dims):
 
 @pytest.mark.parametrize(
     ("name", "dims"),
-    [pytest.param(name, dims, marks=marks_of(name, dims, usual=SLOW)) for name, dims in CASES],
+    [
+        pytest.param(
+            name,
+            dims,
+            marks=pytest.mark.exhaustive
+            if name.startswith(LONG_TO_CONVERT)
+            else marks_of(name, dims, usual=SLOW),
+        )
+        for name, dims in CASES
+    ],
     ids=IDS,
 )
 def test_onnx_gives_the_same_on_another_image(name, dims, tmp_path):

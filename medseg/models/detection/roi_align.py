@@ -107,7 +107,7 @@ def _taps(
     share = points - below
     places = torch.stack((below, (below + 1).clamp_max(extent - 1)), -1).long()
     weights = torch.stack((1 - share, share), -1) * inside.unsqueeze(-1) / sampling_ratio
-    shape = (len(lower), cells, 2 * sampling_ratio)
+    shape = (lower.shape[0], cells, 2 * sampling_ratio)
     return places.reshape(shape), weights.reshape(shape)
 
 
@@ -124,7 +124,7 @@ def _by_products(table: Tensor, taps: Sequence[tuple[Tensor, Tensor]]) -> Tensor
         else:
             values = matrix.unsqueeze(1) @ values.reshape(count, -1, extent, rest)
     cells_per_axis = [places.shape[1] for places, _ in taps]
-    return values.reshape(len(taps[0][0]), *cells_per_axis, table.shape[-1])
+    return values.reshape(taps[0][0].shape[0], *cells_per_axis, table.shape[-1])
 
 
 def _by_taps(table: Tensor, taps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -133,7 +133,7 @@ def _by_taps(table: Tensor, taps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     Weights and places are products of those along the axes.
     """
     dims, channels = len(taps), table.shape[-1]
-    count = len(taps[0][0])
+    count = taps[0][0].shape[0]
     index: Tensor | None = None
     together: Tensor | None = None
     for axis, (places, weights) in enumerate(taps):

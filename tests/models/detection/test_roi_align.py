@@ -11,7 +11,13 @@ from torch import nn
 from medseg.core.errors import ConfigError
 from medseg.models.detection.roi_align import roi_align
 
-CASES = [pytest.param(0, 15), pytest.param(15, 1000, marks=pytest.mark.slow)]
+BY_TAPS, BY_PRODUCTS = 0, 10**9
+CASES = [
+    pytest.param(0, 15, BY_TAPS),
+    pytest.param(0, 15, BY_PRODUCTS),
+    pytest.param(15, 1000, BY_TAPS, marks=pytest.mark.slow),
+    pytest.param(15, 1000, BY_PRODUCTS, marks=pytest.mark.exhaustive),
+]
 
 
 def random_case(seed, dims):
@@ -33,8 +39,7 @@ def random_case(seed, dims):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("products_per_tap", [0, 10**9], ids=["by_taps", "by_products"])
-@pytest.mark.parametrize(("first", "last"), CASES)
+@pytest.mark.parametrize(("first", "last", "products_per_tap"), CASES)
 def test_values_and_gradients_are_those_of_the_definition(
     dims, first, last, products_per_tap, monkeypatch
 ):
