@@ -26,6 +26,7 @@ from medseg.reports.score_tables import scores_table, write_scores
 
 if TYPE_CHECKING:
     from medseg.bundle import ModelBundle
+    from medseg.inference.ensemble import BundleGroup
 
 _MOST_LISTED = 20
 
@@ -73,7 +74,7 @@ def _score_folders(
     cfg: DictConfig,
     folders: dict[str, Path],
     labels: LabelSet | None,
-    bundle: ModelBundle | None,
+    bundle: ModelBundle | BundleGroup | None,
 ) -> int:
     if all(has_objects(folder) for folder in folders.values()):
         return _run_objects(cfg, folders, labels, bundle)
@@ -118,7 +119,7 @@ def _report(
     evaluations: Mapping[str, Evaluation],
     folders: Mapping[str, Path],
     labels: LabelSet | None,
-    bundle: ModelBundle | None,
+    bundle: ModelBundle | BundleGroup | None,
     files: Sequence[Path],
 ) -> list[Path]:
     """The files of the report, the page last; of several models without one, their tables."""
@@ -167,7 +168,7 @@ def _run_objects(
     cfg: DictConfig,
     folders: Mapping[str, Path],
     labels: LabelSet | None,
-    bundle: ModelBundle | None,
+    bundle: ModelBundle | BundleGroup | None,
 ) -> int:
     """The same for predictions that number their objects."""
     for name in ("report", "ensembles"):
@@ -210,15 +211,15 @@ def _settings(cfg: DictConfig) -> ScoreSettings:
     return ScoreSettings(**OmegaConf.to_container(cfg.metrics, resolve=True))  # type: ignore[arg-type]
 
 
-def _bundle(cfg: DictConfig) -> ModelBundle | None:
+def _bundle(cfg: DictConfig) -> ModelBundle | BundleGroup | None:
     if cfg.bundle is None:
         return None
-    from medseg.bundle import ModelBundle  # imports torch
+    from medseg.inference.ensemble import load_bundles  # imports torch
 
-    return ModelBundle.load(cfg.bundle)
+    return load_bundles(cfg.bundle)
 
 
-def _labels(cfg: DictConfig, bundle: ModelBundle | None) -> LabelSet | None:
+def _labels(cfg: DictConfig, bundle: ModelBundle | BundleGroup | None) -> LabelSet | None:
     """Classes as configured, else the bundle's."""
     if cfg.labels is not None:
         mapping = OmegaConf.to_container(cfg.labels, resolve=True)
@@ -226,7 +227,7 @@ def _labels(cfg: DictConfig, bundle: ModelBundle | None) -> LabelSet | None:
     return None if bundle is None else bundle.labels
 
 
-def _facts(bundle: ModelBundle) -> dict[str, Any]:
+def _facts(bundle: ModelBundle | BundleGroup) -> dict[str, Any]:
     """What scores.json says of the model."""
     return {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
 

@@ -96,7 +96,7 @@ HELP: dict[str, HelpText] = {
             ),
         ),
         (
-            ("bundle=DIR", "folder of a trained model"),
+            ("bundle=DIR", "folder of a trained model; [A,B] averages several"),
             (
                 "baseline=NAME",
                 "a classical method instead: otsu, kmeans, edges, superpixels ...",
@@ -105,6 +105,7 @@ HELP: dict[str, HelpText] = {
             ("source.folder=DIR", "images to segment"),
             ("output=[nifti,dicom_seg]", "formats to write; put quotes around it"),
             ("output.nifti.probabilities=true", "also write the probability of each label"),
+            ("output=[nifti,uncertainty]", "entropy, disagreement and the Dice to be expected"),
             ("postprocess=none", "leave out the post-processing that the bundle carries"),
             ("paths.output=DIR", "where results go"),
         ),
@@ -129,7 +130,7 @@ HELP: dict[str, HelpText] = {
             ),
         ),
         (
-            ("bundle=DIR", "folder of a trained model"),
+            ("bundle=DIR", "folder of a trained model; [A,B] averages several"),
             ("source.folder=DIR", "studies: one folder or archive each"),
             ("output=[dicom_seg,dicom_sr]", "formats to write; put quotes around it"),
             ("paths.output=DIR", "where results go"),

@@ -16,6 +16,7 @@ from medseg.core.errors import ConfigError, InputError, OutputError
 from medseg.core.identity import Case
 from medseg.core.protocols import Source, Writer
 from medseg.inference.cases import CaseOutcome, predict_cases
+from medseg.inference.ensemble import EnsemblePredictor
 from medseg.inference.memory import Progress
 from medseg.inference.predictor import NetworkPredictor
 
@@ -67,7 +68,7 @@ def predict_folder(cfg: DictConfig, *, keys: Collection[str] | None = None) -> l
     writers = build_writers(cfg.get("output"), chosen.algorithm)
     predictor = chosen.make()
     with counting("predicting", len(cases)) as step:
-        if isinstance(predictor, NetworkPredictor):
+        if isinstance(predictor, NetworkPredictor | EnsemblePredictor):
             predictor.on_progress = _WindowsShown(step)
         outcomes = predict_cases(
             predictor,
@@ -91,17 +92,13 @@ class _WindowsShown:
 
     def __init__(self, step: Count) -> None:
         self._step = step
-        self._done = 0
 
     def __call__(self, progress: Progress) -> None:
-        if progress.done == 0:
-            if progress.total >= WINDOWS_WORTH_TELLING:
-                console.print(f"{progress.total} windows, {progress.memory}", markup=False)
-        elif self._done == 0 and progress.expected_seconds >= SECONDS_WORTH_TELLING:
-            minutes = progress.expected_seconds / 60
-            console.print(f"about {minutes:.1f} min for this image", markup=False)
-        self._done = progress.done
-        self._step.share(progress.done / progress.total)
+        is_long = progress.estimate_s >= SECONDS_WORTH_TELLING
+        if progress.done == 0 and (is_long or progress.total >= WINDOWS_WORTH_TELLING):
+            minutes = f"about {progress.estimate_s / 60:.1f} min, " if is_long else ""
+            console.print(f"{minutes}{progress.total} windows, {progress.memory}", markup=False)
+        self._step.share(progress.done / max(1, progress.total))
 
 
 def build_writers(output: DictConfig | None, algorithm: Algorithm) -> list[Writer]:

@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import medseg
 from medseg.baselines.fitting import FittedBaseline, fit_baseline
 from medseg.baselines.predictor import Baseline
-from medseg.bundle import ModelBundle
 from medseg.cli.bundle_predictor import predictor_of
 from medseg.cli.console import console, counting
 from medseg.config.build import accepts, build
@@ -24,6 +23,7 @@ from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import Predictor, Source
 from medseg.core.segmentation import InstanceSet, LabelMap, ProbabilityMap
+from medseg.inference.ensemble import load_bundles
 from medseg.inference.postprocess import Postprocess
 
 
@@ -106,7 +106,7 @@ def choose_predictor(cfg: DictConfig) -> Chosen:
         return _chosen_baseline(cfg)
     if cfg.fit_on is not None:
         raise ConfigError("fit_on", "is given without a baseline", "train a bundle with train")
-    bundle = ModelBundle.load(cfg.bundle)
+    bundle = load_bundles(cfg.bundle)
     make = partial(predictor_of, bundle, cfg)
     return Chosen(make, bundle, bundle.notice, bundle.num_channels)
 

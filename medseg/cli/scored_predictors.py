@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
@@ -63,13 +64,13 @@ def predicts(cfg: DictConfig) -> bool:
     return bool(_chosen(cfg))
 
 
-def _chosen(cfg: DictConfig) -> dict[str, str | None]:
-    """The bundle of each model that predicts, None for the baseline, by the model's name."""
-    from medseg.bundle import ModelBundle  # imports torch
+def _chosen(cfg: DictConfig) -> dict[str, Any]:
+    """The bundle or bundles of each model that predicts, None for the baseline, by its name."""
+    from medseg.inference.ensemble import load_bundles  # imports torch
 
-    chosen: dict[str, str | None] = {}
+    chosen: dict[str, Any] = {}
     if cfg.predictions is None and cfg.bundle is not None:
-        chosen[_plain(ModelBundle.load(cfg.bundle).name)] = str(cfg.bundle)
+        chosen[_plain(load_bundles(cfg.bundle).name)] = cfg.bundle
     if cfg.baseline:
         chosen[_plain(build(cfg.baseline).name)] = None
     return chosen
@@ -80,7 +81,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name.lower()).strip("_.") or "model"
 
 
-def _options(cfg: DictConfig, bundle: str | None, folder: Path) -> DictConfig:
+def _options(cfg: DictConfig, bundle: Any, folder: Path) -> DictConfig:
     """What predict would work with."""
     composition = compose("predict", [f"objects.min_score={_EVERY_SCORE}"])
     options = composition.config
@@ -96,7 +97,8 @@ def _options(cfg: DictConfig, bundle: str | None, folder: Path) -> DictConfig:
     return options
 
 
-def _has_classes(bundle: str) -> bool:
-    from medseg.bundle import ModelBundle
+def _has_classes(bundle: Any) -> bool:
+    from medseg.inference.ensemble import BundleGroup, load_bundles
 
-    return ModelBundle.load(bundle).task_kind == "label_map"
+    loaded = load_bundles(bundle)
+    return isinstance(loaded, BundleGroup) or loaded.task_kind == "label_map"

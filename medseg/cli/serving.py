@@ -6,17 +6,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from medseg.bundle import ModelBundle
 from medseg.cli.console import console
 from medseg.config.build import build
 from medseg.core.errors import ConfigError
+from medseg.inference.ensemble import load_bundles
 from medseg.services.ledger import Ledger
 from medseg.services.models import ModelRecipe, recipe_of
 from medseg.services.rules import SeriesRule
@@ -40,12 +40,12 @@ def recipes_of(cfg: DictConfig) -> dict[str, ModelRecipe]:
         where = f"models.{name}"
         if not str(name).isidentifier():
             raise ConfigError(where, "cannot be part of a file name", "use letters and digits")
-        if not isinstance(entry, Mapping) or "bundle" not in entry:
+        if not isinstance(entry, Mapping) or not entry.get("bundle"):
             raise ConfigError(where, "has no bundle", f"set {where}.bundle=<folder>")
         rule = {key: value for key, value in entry.items() if key != "bundle"}
         recipes[str(name)] = recipe_of(
             str(name),
-            str(Path(entry["bundle"]).absolute()),
+            _folders(entry["bundle"]),
             rule=_rule(rule, where),
             inference=_plain(cfg.inference),
             postprocess=_plain(cfg.postprocess),
@@ -53,7 +53,7 @@ def recipes_of(cfg: DictConfig) -> dict[str, ModelRecipe]:
             device=cfg.device,
         )
     for recipe in recipes.values():
-        notice = ModelBundle.load(recipe.bundle).notice
+        notice = load_bundles(recipe.bundle).notice
         if notice:
             console.print(notice, style="bold yellow", markup=False)
     return recipes
@@ -109,6 +109,12 @@ def _plain(node: DictConfig | None) -> Mapping[str, Any]:
         return {}
     plain: Mapping[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     return plain
+
+
+def _folders(given: str | Sequence[str]) -> str | list[str]:
+    if isinstance(given, str):
+        return str(Path(given).absolute())
+    return [str(Path(folder).absolute()) for folder in given]
 
 
 def _rule(values: Mapping[str, Any], where: str) -> SeriesRule:

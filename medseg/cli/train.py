@@ -31,9 +31,9 @@ from medseg.core.atomic import write_text
 from medseg.core.errors import ConfigError
 from medseg.data.dataset import BatchDataset
 from medseg.data.loader import training_loader, validation_loader
+from medseg.inference.bundle_networks import mirror_axes_in_network
 from medseg.inference.postprocess import Postprocess
 from medseg.inference.precision import best_precision
-from medseg.inference.predictor import mirror_axes_in_network
 from medseg.models.layout import in_fast_layout
 from medseg.training.callbacks import Monitor
 from medseg.training.checkpoint_files import COARSE_FOLDER

@@ -51,7 +51,7 @@ class Train(Command):
 class Predict(Command):
     """Values at the top of conf/predict.yaml."""
 
-    bundle: str | None
+    bundle: str | list[str] | None
     fit_on: str | None
 
 
@@ -59,7 +59,7 @@ class Batch(Command):
     """Values at the top of conf/batch.yaml."""
 
     paths: ServicePaths
-    bundle: str | None
+    bundle: str | list[str] | None
     models: dict[str, Any] | None
     device: Literal["cpu", "cuda"] | None
 
@@ -95,7 +95,7 @@ class Evaluate(Command):
 
     predictions: str | list[str] | None
     references: str | None
-    bundle: str | None
+    bundle: str | list[str] | None
     fit_on: str | None
     labels: dict[str, Any] | None
     allow_missing: bool

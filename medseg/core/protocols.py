@@ -72,7 +72,7 @@ class Predictor(Protocol):
         ...
 
 
-ResultKind = Literal["label_map", "instances", "probabilities"]
+ResultKind = Literal["label_map", "instances", "probabilities", "uncertainty"]
 """Objects, with or without stuff, are "instances"."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -56,6 +56,25 @@ class ProbabilityMap:
     array: NDArray[Any]
     geometry: Geometry
     labels: LabelSet
+
+
+@dataclass(frozen=True, eq=False)
+class UncertaintyMap:
+    """How far a label map is to be trusted.
+
+    Args:
+        entropy: float, shape (I, J, K): 0 where one class is certain, 1 where all are equally
+            likely.
+        disagreement: float, the same: 0 where the predictions that were averaged agree; None if
+            there was one.
+        geometry: grid of the arrays.
+        expected_dice: of each structure, as the probabilities tell; None for one that is not found.
+    """
+
+    entropy: NDArray[Any]
+    disagreement: NDArray[Any] | None
+    geometry: Geometry
+    expected_dice: Mapping[str, float | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,7 +303,7 @@ class PanopticMap:
 Reference = LabelMap | InstanceSet | PanopticMap
 """What a case may be annotated with."""
 
-Result = LabelMap | ProbabilityMap | InstanceSet | PanopticMap
+Result = LabelMap | ProbabilityMap | InstanceSet | PanopticMap | UncertaintyMap
 """What a prediction may be."""
 
 

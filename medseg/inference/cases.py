@@ -8,17 +8,24 @@ import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from medseg.core.errors import MedsegError
+from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.protocols import ChoosesResults, Predictor, ResultKind, Writer
-from medseg.core.segmentation import LabelMap, ProbabilityMap, Reference, Result, class_map
+from medseg.core.segmentation import (
+    LabelMap,
+    ProbabilityMap,
+    Reference,
+    Result,
+    UncertaintyMap,
+    class_map,
+)
 from medseg.core.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -32,9 +39,7 @@ class PreparesImages(Protocol):
 
     def prepare(self, volume: Volume) -> Any: ...
 
-    def predict_prepared(
-        self, prepared: Any, *, wants_probabilities: bool = False
-    ) -> tuple[LabelMap, ProbabilityMap | None]: ...
+    def segment_prepared(self, prepared: Any, *, wants: Collection[ResultKind]) -> Segmented: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +83,8 @@ def predict_cases(
             three cases are then in memory, otherwise one.
         on_done: called after each case, in their order.
     """
+    if not isinstance(predictor, PreparesImages):
+        _require_no_uncertainty(writers)
     outcomes: list[CaseOutcome] = []
     pending: deque[Future[CaseOutcome]] = deque()
 
@@ -106,12 +113,11 @@ def predict_cases(
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """What a predictor gave for a case: classes or objects, and probabilities if a writer takes
-    them.
-    """
+    """What a predictor gave for a case: classes or objects, and what else a writer takes."""
 
     result: Reference
     probabilities: ProbabilityMap | None = None
+    uncertainty: UncertaintyMap | None = None
 
 
 def with_image(case: Case, image: Volume) -> Case:
@@ -121,7 +127,11 @@ def with_image(case: Case, image: Volume) -> Case:
 
 def segment(predictor: Predictor, case: Case, *, writers: Sequence[Writer]) -> Segmented:
     """What the writers need of a case, from one run of the predictor."""
-    if _want_probabilities(writers):
+    if isinstance(predictor, PreparesImages):
+        prepared = predictor.prepare(case.read_image())
+        return predictor.segment_prepared(prepared, wants=_wanted(writers))
+    _require_no_uncertainty(writers)
+    if "probabilities" in _wanted(writers):
         return Segmented(*predictor.predict_with_probabilities(case))
     return Segmented(predictor.predict(case))
 
@@ -132,17 +142,19 @@ def write_segmented(
     """Has every writer write what it takes below a folder; the files, in the writers' order."""
     paths: list[Path] = []
     for writer in writers:
-        for chosen in _chosen(writer, segmented.result, segmented.probabilities):
+        for chosen in _chosen(writer, segmented):
             paths += writer.write(chosen, case, folder=folder)
     return paths
 
 
-def _chosen(writer: Writer, result: Reference, shares: ProbabilityMap | None) -> Iterator[Result]:
+def _chosen(writer: Writer, segmented: Segmented) -> Iterator[Result]:
     """What a writer is given of a case: what it takes of what there is."""
-    taken = _taken(writer)
+    taken, result = _taken(writer), segmented.result
     for kind in taken:
-        if kind == "probabilities" and shares is not None:
-            yield shares
+        if kind == "probabilities" and segmented.probabilities is not None:
+            yield segmented.probabilities
+        elif kind == "uncertainty" and segmented.uncertainty is not None:
+            yield segmented.uncertainty
         elif kind == ("label_map" if isinstance(result, LabelMap) else "instances"):
             yield result
         elif kind == "label_map" and "instances" not in taken:
@@ -179,16 +191,24 @@ def unexpected_error(case: Case, problem: Exception) -> MedsegError:
     )
 
 
-def _want_probabilities(writers: Sequence[Writer]) -> bool:
-    return any("probabilities" in _taken(writer) for writer in writers)
+def _wanted(writers: Sequence[Writer]) -> frozenset[ResultKind]:
+    return frozenset(kind for writer in writers for kind in _taken(writer))
+
+
+def _require_no_uncertainty(writers: Sequence[Writer]) -> None:
+    if "uncertainty" in _wanted(writers):
+        raise ConfigError(
+            "output.uncertainty",
+            "is asked for, but only networks that give a class for every voxel tell it",
+            "leave uncertainty out of output",
+        )
 
 
 def _segment_prepared(
     predictor: Predictor, case: Case, prepared: Any, writers: Sequence[Writer]
 ) -> Segmented:
     if isinstance(predictor, PreparesImages):
-        wanted = _want_probabilities(writers)
-        return Segmented(*predictor.predict_prepared(prepared, wants_probabilities=wanted))
+        return predictor.segment_prepared(prepared, wants=_wanted(writers))
     return segment(predictor, with_image(case, prepared), writers=writers)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -32,6 +32,10 @@ class Engine(Protocol):
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Mean logits (N, channels, *P), float32, of patches (N, C, *P)."""
+        ...
+
+    def each(self, patches: Tensor) -> Tensor:
+        """Logits of each fold, (N, folds, channels, *P), float32."""
         ...
 
     def on_cpu(self) -> Engine | None:
@@ -65,6 +69,10 @@ class TorchEngine:
         assert total is not None
         return total.div_(len(self.networks)) if len(self.networks) > 1 else total
 
+    def each(self, patches: Tensor) -> Tensor:
+        with torch.no_grad(), autocast(self.device, self.precision):
+            return torch.stack([network(patches).float() for network in self.networks], dim=1)
+
     def on_cpu(self) -> TorchEngine | None:
         if torch.device(self.device).type == "cpu":
             return None
@@ -85,12 +93,19 @@ class SteadyEngine:
         self._most: int | None = None
 
     def __call__(self, patches: Tensor) -> Tensor:
+        return self._run(patches, lambda engine, part: engine(part))
+
+    def each(self, patches: Tensor) -> Tensor:
+        """As the engine's own."""
+        return self._run(patches, lambda engine, part: engine.each(part))
+
+    def _run(self, patches: Tensor, work: Callable[[Engine, Tensor], Tensor]) -> Tensor:
         outputs: list[Tensor] = []
         done = 0
         while done < len(patches):
             part = patches[done : done + (self._most or len(patches))]
             try:
-                outputs.append(self.engine(part.to(self.engine.device)).to(patches.device))
+                outputs.append(work(self.engine, part.to(self.engine.device)).to(patches.device))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

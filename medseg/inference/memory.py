@@ -58,17 +58,19 @@ class Progress:
         done, total: windows.
         seconds: since the first began.
         memory: what it takes.
+        estimate_s: what all windows were expected to take before the first; nan if unknown.
     """
 
     done: int
     total: int
     seconds: float
     memory: MemoryUse
+    estimate_s: float = float("nan")
 
     @property
     def expected_seconds(self) -> float:
-        """Of all windows; nan before the first is done."""
-        return self.seconds * self.total / self.done if self.done else float("nan")
+        """Of all windows, measured once some are done; nan if unknown."""
+        return self.seconds * self.total / self.done if self.done else self.estimate_s
 
 
 def plan_memory(
@@ -80,6 +82,7 @@ def plan_memory(
     batch: int,
     budget_gib: float | None,
     where: str = "image",
+    others_bytes: float = 0.0,
 ) -> MemoryUse:
     """The fastest and most precise way within the budget.
 
@@ -94,6 +97,7 @@ def plan_memory(
         batch: patches that should be computed at once.
         budget_gib: None takes what is free, and at least tries.
         where: name of the image, for messages.
+        others_bytes: what other bundles of an ensemble will hold at the same time.
 
     Raises:
         MedsegError: the budget does not suffice.
@@ -117,6 +121,8 @@ def plan_memory(
                 "interpolation": threads * 2.0 * CHUNK_BYTES,
                 "reserve": RESERVE,
             }
+            if others_bytes:
+                parts["other bundles"] = others_bytes
             uses.append(MemoryUse(dtype, at_once, parts))
             if uses[-1].total <= limit:
                 return uses[-1]

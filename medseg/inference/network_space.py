@@ -13,9 +13,9 @@ from medseg.core.components import thing_ids
 from medseg.core.geometry import Geometry
 from medseg.core.labels import LabelSet
 from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap
+from medseg.inference.bundle_networks import free_stride
 from medseg.inference.object_merge import FoundObject
 from medseg.inference.object_windows import ObjectWindows
-from medseg.inference.predictor import free_stride
 from medseg.inference.sliding_window import SlidingWindow
 from medseg.tasks.semantic import SemanticTask
 from medseg.tasks.task import Task

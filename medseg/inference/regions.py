@@ -46,7 +46,7 @@ def narrowed(tiling: Tiling, mask: NDArray[np.bool_], *, margin: Sequence[float]
     """
     bounds = [_middles(tiling, axis) for axis in range(3)]
     chosen = set()
-    for start in tiling.starts:
+    for start in tiling.starts if tiling.chosen is None else tiling.chosen:
         places = []
         for axis, first in enumerate(start):
             scale = mask.shape[axis] / tiling.shape[axis]

@@ -43,8 +43,14 @@ class OnnxEngine:
         ]
 
     def __call__(self, patches: Tensor) -> Tensor:
+        return _mean(self._outputs(patches))
+
+    def each(self, patches: Tensor) -> Tensor:
+        return torch.from_numpy(np.stack(self._outputs(patches), axis=1))
+
+    def _outputs(self, patches: Tensor) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         given = {self._sessions[0].get_inputs()[0].name: patches.float().contiguous().numpy()}
-        return _mean([session.run(None, given)[0] for session in self._sessions])
+        return [session.run(None, given)[0] for session in self._sessions]
 
     def on_cpu(self) -> None:
         return None
@@ -76,8 +82,14 @@ class OpenVinoEngine:
         ]
 
     def __call__(self, patches: Tensor) -> Tensor:
+        return _mean(self._outputs(patches))
+
+    def each(self, patches: Tensor) -> Tensor:
+        return torch.from_numpy(np.stack(self._outputs(patches), axis=1))
+
+    def _outputs(self, patches: Tensor) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         given = patches.float().contiguous().numpy()
-        return _mean([next(iter(model([given]).values())) for model in self._models])
+        return [next(iter(model([given]).values())) for model in self._models]
 
     def on_cpu(self) -> None:
         return None

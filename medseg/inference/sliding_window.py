@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medseg.core.errors import ConfigError
 from medseg.inference.tiling import Tiling, tile
+from medseg.inference.uncertainty import Measure, PassMean
 
 Network = Callable[[Tensor], Tensor]
 EngineName = Literal["torch", "onnx", "openvino", "auto"]
@@ -46,6 +47,9 @@ class SlidingWindow:
             (1/8, Isensee et al. 2021).
         engine: what computes the network.
         memory_budget_gib: memory that the process may take; None takes what is free.
+        skip_air: leave out windows of CT that show nothing but air and take them for background.
+            Where such a window would have overlapped one that is computed, the latter alone counts.
+        weights: of the probabilities of each bundle where there are several; None for equal ones.
     """
 
     overlap: float = 0.5
@@ -54,6 +58,8 @@ class SlidingWindow:
     sigma: float = 0.125
     engine: EngineName = "torch"
     memory_budget_gib: float | None = None
+    skip_air: bool = False
+    weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
@@ -125,6 +131,7 @@ class SlidingWindow:
         batch: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        measure: Measure | None = None,
         on_windows: Callable[[int], None] | None = None,
         elsewhere: Tensor | None = None,
     ) -> Iterator[Slab]:
@@ -136,6 +143,9 @@ class SlidingWindow:
             batch: patches computed at once; by default as `batch` says.
             dtype: that logits are added up in.
             device: that they are added up on; by default the image's.
+            measure: given, the network is one that gives (N, folds, out_channels, *patch), and the
+                logits have a last channel more: how much folds and mirrored images disagree
+                (`PassMean`) in each window, blended as logits are.
             on_windows: told how many windows were computed, after each batch.
             elsewhere: logits (C,) of voxels that no window covers; needed where the tiling leaves
                 windows out.
@@ -144,10 +154,13 @@ class SlidingWindow:
         batch = batch or self.batch(tiling)
         padded = _pad(image, tiling)
         importance = gaussian_importance(tiling.window, self.sigma).to(image.device)
-        sums = _Sums(tiling, out_channels, importance, dtype=dtype, device=device or image.device)
+        channels = out_channels + (measure is not None)
+        sums = _Sums(tiling, channels, importance, dtype=dtype, device=device or image.device)
         layers = tiling.layers
         corners = [corner for _, layer in layers for corner in layer]
-        outputs = _outputs(network, padded, corners, tiling, mirrors, importance, batch, on_windows)
+        passes = partial(_passes, network, mirrors=mirrors, batch=batch, measure=measure)
+        at_once = max(1, batch // len(mirrors))
+        outputs = _outputs(passes, padded, corners, tiling, importance, at_once, on_windows)
         for n, (start, layer) in enumerate(layers):
             for corner in layer:
                 sums.add(_box(corner, tiling), next(outputs))
@@ -238,25 +251,22 @@ def mirror_combinations(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def _outputs(
-    network: Network,
+    passes: Network,
     padded: Tensor,
     corners: Sequence[tuple[int, ...]],
     tiling: Tiling,
-    mirrors: list[tuple[int, ...]],
     importance: Tensor,
-    batch: int,
+    at_once: int,
     on_windows: Callable[[int], None] | None,
 ) -> Iterator[Tensor]:
     """Weighted logits (C, *window) of each window in turn, valid until the next is asked for;
     windows of different layers are computed together, so that slices of a 2D network are.
     """
-    at_once = max(1, batch // len(mirrors))
     for first in range(0, len(corners), at_once):
         boxes = [_box(corner, tiling) for corner in corners[first : first + at_once]]
         patches = torch.stack([padded[(slice(None), *box)] for box in boxes])
-        outputs = _mirrored(network, patches[..., 0] if tiling.is_flat else patches, mirrors, batch)
+        outputs = passes(patches[..., 0])[..., None] if tiling.is_flat else passes(patches)
         del patches
-        outputs = outputs[..., None] if tiling.is_flat else outputs
         outputs *= importance
         if on_windows:
             on_windows(len(boxes))
@@ -265,23 +275,27 @@ def _outputs(
         del outputs  # before the next ones are made
 
 
-def _mirrored(
-    network: Network, patches: Tensor, mirrors: list[tuple[int, ...]], batch: int
+def _passes(
+    network: Network,
+    patches: Tensor,
+    *,
+    mirrors: list[tuple[int, ...]],
+    batch: int,
+    measure: Measure | None,
 ) -> Tensor:
     """Mean logits over mirrored patches, as many at once as a batch holds; (N, C, *P) to
     (N, out, *P) float32, which belongs to the caller.
     """
-    mean: Tensor | None = None
+    mean = PassMean(measure)
     at_once = max(1, batch // len(patches))
     for first in range(0, len(mirrors), at_once):
         group = mirrors[first : first + at_once]
         turned = torch.cat([torch.flip(patches, [axis + 2 for axis in axes]) for axes in group])
         outputs = network(turned).float().chunk(len(group))
         for axes, output in zip(group, outputs, strict=True):
-            back = torch.flip(output, [axis + 2 for axis in axes]) if axes else output
-            mean = back if mean is None else mean.add_(back)
-    assert mean is not None
-    return mean.div_(len(mirrors)) if len(mirrors) > 1 else mean
+            for fold in (output,) if measure is None else output.unbind(1):
+                mean.add(torch.flip(fold, [axis + 2 for axis in axes]) if axes else fold)
+    return mean.result()
 
 
 def _box(corner: tuple[int, ...], tiling: Tiling) -> tuple[slice, ...]:

@@ -26,6 +26,7 @@ class Tiling:
         is_flat: the network is 2D and sees slices along K.
         starts: first voxel of each window in the padded image.
         chosen: those of `starts` that are computed; None computes all.
+        along: axis of the slabs; None takes the one with the smallest.
     """
 
     shape: tuple[int, int, int]
@@ -33,6 +34,7 @@ class Tiling:
     is_flat: bool
     starts: tuple[tuple[int, int, int], ...]
     chosen: frozenset[tuple[int, int, int]] | None = None
+    along: int | None = None
 
     @property
     def num_windows(self) -> int:
@@ -51,7 +53,11 @@ class Tiling:
 
     @property
     def axis(self) -> int:
-        """The axis with the smallest slab: the longest one, counted in windows."""
+        """The axis of the slabs; by itself the one with the smallest: the longest one, counted in
+        windows.
+        """
+        if self.along is not None:
+            return self.along
         lengths = [p / w for p, w in zip(self.padded, self.window, strict=True)]
         return int(np.argmax(lengths))
 

@@ -149,6 +149,14 @@ def axis_table(old: int, new: int, dtype: type[np.floating[Any]] = np.float32) -
     return AxisTable(before, after, np.where(after == before, dtype(0), share).astype(dtype))
 
 
+def axis_tables(
+    old_shape: Sequence[int], shape: Sequence[int], dtype: torch.dtype
+) -> list[AxisTable]:
+    """The table of each axis, for logits of a type."""
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    return [axis_table(old, new, kind) for old, new in zip(old_shape, shape, strict=True)]
+
+
 @dataclass(eq=False)
 class _Rows:
     """Which rows of a result can be made from the planes that have come so far."""
@@ -158,10 +166,7 @@ class _Rows:
     done: int = field(default=0, init=False)
 
     def tables(self, dtype: torch.dtype) -> list[AxisTable]:
-        kind = np.float64 if dtype == torch.float64 else np.float32
-        return [
-            axis_table(old, new, kind) for old, new in zip(self.old_shape, self.shape, strict=True)
-        ]
+        return axis_tables(self.old_shape, self.shape, dtype)
 
     def take(self, table: AxisTable, stop: int) -> slice:
         """The next rows that need no plane from `stop` on."""
@@ -198,27 +203,8 @@ class LabelResult:
         """
         tables = self._rows.tables(planes.dtype)
         rows = self._rows.take(tables[0], first + planes.shape[1])
-        if self._rule.decode is None and planes.device.type == "cpu":
-            self._add_compiled(rows, first, planes, tables)
-            return
-        for part, logits in interpolated(rows, first, planes, tables):
-            classes = self._rule(logits)
-            self.array[part] = classes.cpu().numpy().astype(self.array.dtype)
-
-    def _add_compiled(
-        self, rows: slice, first: int, planes: Tensor, tables: Sequence[AxisTable]
-    ) -> None:
-        threads = torch.get_num_threads()
-        chunks = list(_chunks(rows, planes, tables[0], threads))
-
-        def fill(chunk: slice) -> int:
-            return _fill(self.array[chunk], chunk, first, planes, tables, self._rule)
-
-        if len(chunks) < 2 or threads < 2:
-            self.num_interpolated += sum(fill(chunk) for chunk in chunks)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            self.num_interpolated += sum(pool.map(fill, chunks))
+        part = self.array[rows]
+        self.num_interpolated += fill_rows(part, rows, first, planes, tables, self._rule)
 
 
 class MapResult:
@@ -249,6 +235,39 @@ class MapResult:
         rows = self._rows.take(tables[0], first + planes.shape[1])
         for part, logits in interpolated(rows, first, planes, tables):
             self.array[:, part] = self._measure(logits).movedim(1, 0).float().cpu().numpy()
+
+
+def fill_rows(
+    labels: NDArray[Any],
+    rows: slice,
+    first: int,
+    planes: Tensor,
+    tables: Sequence[AxisTable],
+    rule: LabelRule,
+) -> int:
+    """Writes the class numbers of some rows; returns how many voxels were interpolated on the CPU.
+
+    Args:
+        labels: of those rows alone.
+        rows, first, planes, tables: as for `interpolated`.
+        rule: how logits become class numbers.
+    """
+    if rule.decode is not None or planes.device.type != "cpu":
+        for part, logits in interpolated(rows, first, planes, tables):
+            found = rule(logits).cpu().numpy().astype(labels.dtype)
+            labels[part.start - rows.start : part.stop - rows.start] = found
+        return 0
+    threads = torch.get_num_threads()
+    chunks = list(_chunks(rows, planes, tables[0], threads))
+
+    def fill(chunk: slice) -> int:
+        part = labels[chunk.start - rows.start : chunk.stop - rows.start]
+        return _fill(part, chunk, first, planes, tables, rule)
+
+    if len(chunks) < 2 or threads < 2:
+        return sum(fill(chunk) for chunk in chunks)
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(fill, chunks))
 
 
 def interpolated(

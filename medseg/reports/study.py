@@ -11,6 +11,7 @@ from medseg.bundle import ModelBundle
 from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
+from medseg.inference.ensemble import BundleGroup
 from medseg.reports.case_facts import CaseFacts, look_at_case
 from medseg.reports.evaluation import Evaluation
 from medseg.reports.groups import Grouping, groupings_of, summarise_groups
@@ -94,7 +95,7 @@ def gather(
     labels: LabelSet | None,
     images: Path | None = None,
     groups: Sequence[Grouping] = (),
-    bundle: ModelBundle | None = None,
+    bundle: ModelBundle | BundleGroup | None = None,
     on_start: Callable[[int], object] | None = None,
     on_progress: Callable[[], object] | None = None,
 ) -> Study:
@@ -107,7 +108,8 @@ def gather(
         labels: classes; None numbers those that the scores name.
         images: folder of the images; None takes those of the references' data set if it has some.
         groups: subgroups besides those by scanner, spacing and size.
-        bundle: model whose training the images are compared with.
+        bundle: model, or several that segment together, whose training the images are compared
+            with.
         on_start, on_progress: called with the number of cases, and after each.
     """
     referred = find_references(references)
@@ -153,10 +155,22 @@ def gather(
         shown,
         facts,
         tables,
-        {} if bundle is None else unlike_training(facts, bundle),
+        _unlike(facts, bundle),
         model,
         tuple(notes),
     )
+
+
+def _unlike(
+    facts: Sequence[CaseFacts], bundle: ModelBundle | BundleGroup | None
+) -> dict[str, list[str]]:
+    if not isinstance(bundle, BundleGroup):
+        return {} if bundle is None else unlike_training(facts, bundle)
+    reasons: dict[str, list[str]] = {}
+    for one in bundle.bundles:
+        for key, found in unlike_training(facts, one).items():
+            reasons.setdefault(key, []).extend(f"{reason} ({one.name})" for reason in found)
+    return reasons
 
 
 def _images(references: LabelFiles, images: Path | None) -> tuple[dict[str, Case], list[str]]:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medseg.bundle import ModelBundle
 from medseg.config.build import accepts, build
 from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.protocols import Predictor, Writer
 from medseg.inference.cases import Segmented, segment, unexpected_error
+from medseg.inference.ensemble import BundleGroup, EnsemblePredictor, load_bundles
 from medseg.inference.object_predictor import ObjectPredictor
 from medseg.inference.predictor import NetworkPredictor
 from medseg.services.jobs import job_key
@@ -33,8 +33,8 @@ class ModelRecipe:
 
     Args:
         name: of the model among those of the service; part of the file names if there are several.
-        bundle: folder.
-        sha256: of the bundle, as checked when the service started.
+        bundle: folder, or folders of bundles that segment together.
+        sha256: of the bundle or bundles, as checked when the service started.
         rule: which series it is for.
         inference, postprocess: nodes of the configuration; empty for what the bundle says.
         output: nodes of the writers by name.
@@ -42,7 +42,7 @@ class ModelRecipe:
     """
 
     name: str
-    bundle: str
+    bundle: str | Sequence[str]
     sha256: str
     rule: SeriesRule = field(default_factory=SeriesRule)
     inference: Mapping[str, Any] = field(default_factory=dict)
@@ -62,23 +62,24 @@ def build_network_predictor(recipe: ModelRecipe, options: Mapping[str, Any]) -> 
     Raises:
         BundleError: the bundle was changed since the service started, or is damaged.
     """
-    bundle = ModelBundle.load(recipe.bundle)
+    bundle = load_bundles(recipe.bundle)
     if bundle.sha256 != recipe.sha256:
         raise ConfigError(
-            recipe.bundle,
+            f"bundle {recipe.bundle}",
             "is not the bundle any more that the service was started with",
             "start the service again to use the new one",
             code="E_BUNDLE",
         )
+    device = options.get("device", recipe.device)
+    inference = build({**recipe.inference, **options.get("inference", {})})
+    postprocess = build(recipe.postprocess)
+    if isinstance(bundle, BundleGroup):
+        return EnsemblePredictor(
+            bundle, inference=inference, postprocess=postprocess, device=device
+        )
     if bundle.task_kind != "label_map":
-        return ObjectPredictor(bundle, device=options.get("device", recipe.device))
-    inference = {**recipe.inference, **options.get("inference", {})}
-    return NetworkPredictor(
-        bundle,
-        inference=build(inference),
-        postprocess=build(recipe.postprocess),
-        device=options.get("device", recipe.device),
-    )
+        return ObjectPredictor(bundle, device=device)
+    return NetworkPredictor(bundle, inference=inference, postprocess=postprocess, device=device)
 
 
 class LoadedModel:
@@ -143,7 +144,7 @@ _LADDER: tuple[tuple[str, Mapping[str, Any]], ...] = (
 
 def recipe_of(
     name: str,
-    bundle: str,
+    bundle: str | Sequence[str],
     *,
     rule: SeriesRule,
     inference: Mapping[str, Any],
@@ -159,13 +160,13 @@ def recipe_of(
     """
     if not output:
         raise ConfigError("output", "names no format", "set output=[dicom_seg]")
-    sha256 = ModelBundle.load(bundle).sha256
+    sha256 = load_bundles(bundle).sha256
     return ModelRecipe(name, bundle, sha256, rule, inference, postprocess, output, device)
 
 
 def build_writers(recipe: ModelRecipe) -> list[Writer]:
     """One writer for each output; those that name the algorithm are told the bundle."""
-    bundle = ModelBundle.load(recipe.bundle)
+    bundle = load_bundles(recipe.bundle)
     facts = {
         "algorithm_name": bundle.name,
         "algorithm_version": bundle.version,

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from medseg.core.atomic import atomic_path
-from medseg.inference.predictor import free_stride
+from medseg.inference.bundle_networks import free_stride
 from medseg.tasks.decoding import probabilities
 from medseg.tasks.semantic import SemanticTask
 from medseg.training.overlays import contour_overview

@@ -14,7 +14,14 @@ from typing import Literal, get_args
 from medseg.core.errors import ConfigError, OutputError
 from medseg.core.identity import Case
 from medseg.core.protocols import ResultKind
-from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap, ProbabilityMap, Result
+from medseg.core.segmentation import (
+    InstanceSet,
+    LabelMap,
+    PanopticMap,
+    ProbabilityMap,
+    Result,
+    UncertaintyMap,
+)
 from medseg.core.segments import SegmentSet
 from medseg.dicom.derived import Algorithm, derived_header
 from medseg.dicom.encode import DEFLATED, EXPLICIT_LITTLE, RLE, write_frames
@@ -67,6 +74,7 @@ class DicomSegWriter:
 
     def write(self, result: Result, case: Case, *, folder: Path) -> list[Path]:
         path = output_path(folder, case, ".dcm")
+        assert not isinstance(result, UncertaintyMap)  # which this takes none of
         content = (
             object_segments(result, where=case.key)
             if isinstance(result, InstanceSet | PanopticMap)

@@ -36,7 +36,14 @@ from medseg.core.geometry import Geometry
 from medseg.core.identity import Case
 from medseg.core.labels import CodedConcept, Label
 from medseg.core.protocols import ResultKind
-from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap, ProbabilityMap, Result
+from medseg.core.segmentation import (
+    InstanceSet,
+    LabelMap,
+    PanopticMap,
+    ProbabilityMap,
+    Result,
+    UncertaintyMap,
+)
 from medseg.core.segments import SegmentSet
 from medseg.dicom.codes import segment_codes
 from medseg.dicom.contours import trace_contours
@@ -98,6 +105,7 @@ class DicomSrWriter:
 
     def write(self, result: Result, case: Case, *, folder: Path) -> list[Path]:
         path = output_path(folder, case, "_sr.dcm")
+        assert not isinstance(result, UncertaintyMap)  # which this takes none of
         content = (
             object_segments(result, where=case.key)
             if isinstance(result, InstanceSet | PanopticMap)

@@ -46,6 +46,7 @@ class NiftiWriter:
             path = output_path(folder, case, "_probabilities.nii.gz")
             write_nifti(result.array.transpose(1, 2, 3, 0), result.geometry, path)
             return [path]
+        assert isinstance(result, LabelMap)
         path = output_path(folder, case, ".nii.gz")
         write_nifti(smallest_integers(result, path), result.geometry, path)
         return [path]

@@ -154,3 +154,30 @@ def test_a_wrong_rule_is_told_with_its_place(ran, capsys, model, message):
 
     assert code == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_several_bundles_segment_studies_together(tmp_path):
+    bundles = [tiny_bundle(tmp_path / name) for name in ("one", "two")]
+    ct_study(tmp_path / "in" / "study", 0)
+    given = [word for word in words(tmp_path) if not word.startswith(("bundle=", "output="))]
+
+    code = main(
+        [
+            *given,
+            f"bundle=[{bundles[0]},{bundles[1]}]",
+            "output=[dicom_seg,uncertainty]",
+            "output.uncertainty.format=dicom_seg",
+        ]
+    )
+
+    assert code == 0
+    files = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    (seg,) = [path for path in (tmp_path / "out").rglob("*.dcm") if "uncertainty" not in path.name]
+    (quality,) = (tmp_path / "out").rglob("*_quality.json")
+    assert seg.name.replace(".dcm", "_uncertainty.dcm") in files
+    segment = pydicom.dcmread(seg).SegmentSequence[0]
+    assert segment.SegmentAlgorithmName == "untrained + untrained"
+    assert set(json.loads(quality.read_text())["expected_dice"]) == {"liver", "tumour"}
+    assert CANARY not in quality.read_text()
+    assert not [path for path in (tmp_path / "out").rglob("*") if CANARY in path.name]

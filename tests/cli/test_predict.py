@@ -1,3 +1,7 @@
+import json
+import re
+import shutil
+
 import nibabel
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -5,10 +9,12 @@ from learning_cases import LABELS, block, small_plan, write_blocks
 
 import medseg
 from medseg.bundle import ModelBundle
+from medseg.cli import predict as predict_command
 from medseg.cli.commands import main
 from medseg.config.compose import quoted
 from medseg.core.errors import ConfigError, OutputError
 from medseg.dicom.ct_series import write_ct_series
+from medseg.inference import bundle_networks
 from medseg.models.unet import UNet
 
 
@@ -124,3 +130,55 @@ def test_a_series_with_a_missing_slice_fails_and_the_others_are_predicted(bundle
     assert whole.error is None
     assert gap.error is not None
     assert gap.error.code == "E_SLICE_GAP"
+
+
+def test_several_bundles_segment_together_and_tell_how_sure_they_are(images, bundle, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(bundle, other)
+    output = tmp_path / "results"
+
+    code = main(
+        [
+            "predict",
+            f"bundle=[{bundle},{other}]",
+            "inference.weights=[2,1]",
+            f"source.folder={images}",
+            f"paths.output={output}",
+            "output=[nifti,uncertainty]",
+        ]
+    )
+
+    assert code == 0
+    names = ["_disagreement.nii.gz", "_entropy.nii.gz", "_quality.json", ".nii.gz"]
+    wanted = {f"case_00{n}{name}" for n in range(2) for name in names}
+    assert {path.name for path in output.iterdir()} == wanted
+    facts = json.loads((output / "case_000_quality.json").read_text())
+    assert facts["model"]["name"] == "untrained + untrained"
+    assert set(facts["expected_dice"]) == {"liver", "tumour"}
+    # Twice the same network has nothing to disagree about.
+    assert nibabel.load(output / "case_000_disagreement.nii.gz").get_fdata().max() < 1e-3
+    alone = medseg.predict(bundle, images, output=tmp_path / "alone")
+    assert [outcome.error for outcome in alone] == [None, None]
+    labels = [nibabel.load(f / "case_001.nii.gz").get_fdata() for f in (output, tmp_path / "alone")]
+    assert (labels[0] == labels[1]).mean() > 0.999
+
+
+def test_a_baseline_tells_no_uncertainty(images, tmp_path):
+    with pytest.raises(ConfigError, match="only networks"):
+        medseg.predict(
+            None,
+            images,
+            output=tmp_path / "results",
+            overrides=["baseline=otsu", "output=[nifti,uncertainty]"],
+        )
+
+
+def test_what_a_long_image_takes_is_told_before_it_begins(
+    images, bundle, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(predict_command, "SECONDS_WORTH_TELLING", 0)
+    monkeypatch.setattr(bundle_networks, "TRIAL_FROM", 1)
+
+    medseg.predict(bundle, images, output=tmp_path / "results")
+
+    assert re.search(r"about 0\.\d min, 1 windows, \d\.\d GiB of memory", capsys.readouterr().out)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -196,3 +197,23 @@ def test_a_case_that_cannot_be_predicted_gives_exit_code_3(dataset, tmp_path, ca
     assert code == 3
     assert "1 without a prediction" in capsys.readouterr().out
     assert {row["case"] for row in rows(tmp_path / "out" / "scores.csv")} == {"case_000"}
+
+
+def test_several_bundles_are_scored_as_the_one_that_they_are_together(dataset, bundle, tmp_path):
+    other, out = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(bundle, other)
+
+    code = main(
+        [
+            "evaluate",
+            f"bundle=[{bundle},{other}]",
+            f"source.folder={dataset}",
+            f"paths.output={out}",
+        ]
+    )
+
+    assert code == 0
+    assert json.loads((out / "scores.json").read_text())["model"]["name"] == (
+        "Not trained/yet + Not trained/yet"
+    )
+    assert {row["case"] for row in rows(out / "scores.csv")} == {"case_000", "case_001"}

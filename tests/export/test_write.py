@@ -84,8 +84,8 @@ def test_an_exported_bundle_predicts_like_pytorch(exported, engine):
         )
         for name in ("torch", engine)
     )
-    assert given.engine.engine.name == engine
-    assert given.engine.engine.precision == "32-true"
+    assert given.networks.engine.engine.name == engine
+    assert given.networks.engine.engine.precision == "32-true"
 
     # Exported networks take the plan's patch, while PyTorch's windows stretch.
     wanted._stride = None

@@ -9,7 +9,7 @@ from learning_cases import block, case_of
 from medseg.core.errors import InputError, MedsegError, OutputError
 from medseg.core.identity import Case
 from medseg.core.segmentation import LabelMap
-from medseg.inference.cases import predict_cases
+from medseg.inference.cases import Segmented, predict_cases
 
 
 class Threshold:
@@ -149,13 +149,13 @@ class Prepared(Threshold):
         self.num_prepared.release()
         return volume
 
-    def predict_prepared(self, prepared, *, wants_probabilities=False):
+    def segment_prepared(self, prepared, *, wants):
         self.num_prepared.acquire()
         self.events.append("begin")
         if self.num_prepared.acquire(timeout=self.patience_s):  # waits for the next one
             self.num_prepared.release()
         self.events.append("end")
-        return LabelMap((prepared.array[0] > 150).astype("uint8"), prepared.geometry), None
+        return Segmented(LabelMap((prepared.array[0] > 150).astype("uint8"), prepared.geometry))
 
 
 def test_the_next_image_is_prepared_while_one_is_predicted(tmp_path):

@@ -13,10 +13,11 @@ from medseg.bundle import ModelBundle
 from medseg.core.errors import BundleError, InputError, MedsegError
 from medseg.core.labels import LabelSet
 from medseg.core.volume import Volume
-from medseg.inference import predictor as predictor_module
+from medseg.inference import bundle_networks
+from medseg.inference.bundle_networks import mirror_axes_in_network
 from medseg.inference.engines import SteadyEngine
 from medseg.inference.postprocess import Postprocess
-from medseg.inference.predictor import NetworkPredictor, mirror_axes_in_network
+from medseg.inference.predictor import NetworkPredictor
 from medseg.inference.sliding_window import SlidingWindow
 
 
@@ -127,7 +128,7 @@ def test_running_out_of_gpu_memory_changes_nothing_but_the_time(
     )
     volume = one_hot(reference)
     wanted = perfect.predict_volume(volume)
-    usual = perfect.engine.engine
+    usual = perfect.networks.engine.engine
 
     class Full:
         """A device whose memory holds some patches, and the sums of no slab."""
@@ -142,19 +143,21 @@ def test_running_out_of_gpu_memory_changes_nothing_but_the_time(
         def on_cpu(self):
             return usual
 
-    monkeypatch.setattr(perfect, "engine", SteadyEngine(Full()))
+    monkeypatch.setattr(perfect.networks, "engine", SteadyEngine(Full()))
 
     result = perfect.predict_volume(volume)
 
     assert np.array_equal(result.array, wanted.array)
-    assert isinstance(perfect.engine.engine, Full) == (num_fitting > 0)
+    assert isinstance(perfect.networks.engine.engine, Full) == (num_fitting > 0)
 
 
 def test_logits_are_added_up_on_the_cpu_where_the_gpu_cannot_hold_them(predictor, monkeypatch):
     reference = phantoms.labelled_boxes(orientation="RAS")
     perfect = predictor(orientation="RAS", spacing_mm=reference.geometry.spacing_mm)
-    monkeypatch.setattr(perfect, "device", "meta")  # stands for a GPU, which tests cannot count on
-    monkeypatch.setattr(predictor_module, "on_device", lambda image, device: image)
+    monkeypatch.setattr(
+        perfect.networks, "device", "meta"
+    )  # stands for a GPU, which tests cannot count on
+    monkeypatch.setattr(bundle_networks, "on_device", lambda image, device: image)
     slabs = SlidingWindow.slabs
 
     def on_a_small_gpu(self, *arguments, device, **options):
@@ -190,7 +193,7 @@ def test_a_budget_that_cannot_be_kept_is_said_before_anything_is_computed(predic
         spacing_mm=reference.geometry.spacing_mm,
         inference=SlidingWindow(memory_budget_gib=0.01),
     )
-    monkeypatch.setattr(perfect, "engine", None)
+    monkeypatch.setattr(perfect.networks, "engine", None)
 
     with pytest.raises(MedsegError, match="memory_budget_gib allows"):
         perfect.predict_volume(one_hot(reference))
@@ -460,7 +463,7 @@ def test_where_the_coarse_network_sees_nothing_the_fine_one_does_not_look(tmp_pa
     predictor = cascade(tmp_path)
     reference = phantoms.labelled_boxes()
     empty = replace(reference, array=np.zeros_like(reference.array))
-    predictor.engine = lambda patches: pytest.fail("looked")
+    predictor.networks.engine = lambda patches: pytest.fail("looked")
 
     result = predictor.predict(case_of(one_hot(empty), None))
 
@@ -475,6 +478,6 @@ def test_folds_of_a_cascade_are_averaged_at_both_stages(tmp_path):
         spacing_mm=reference.geometry.reoriented("RAS").spacing_mm,
     )  # fmt: skip
 
-    assert len(predictor.coarse.networks) == 2
+    assert len(predictor.networks.coarse.networks) == 2
     found = predictor.predict(case_of(one_hot(reference), None)).array
     assert np.array_equal(found, reference.array)
