@@ -6,7 +6,10 @@ import importlib.util
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from medseg.config.build import build
 from medseg.core.errors import ConfigError
@@ -35,18 +38,25 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[pl.loggers.Logger]:
     return [board, chosen]
 
 
-def log_hyperparameters(
-    loggers: list[pl.loggers.Logger], chosen: dict[str, object], *, metric: str
-) -> None:
+def log_hyperparameters(loggers: list[pl.loggers.Logger], chosen: dict[str, object]) -> None:
     """Tells every logger what was chosen.
 
-    Naming a metric makes TensorBoard list the run under "HPARAMS"; validation fills it in.
+    TensorBoard is told in a way of our own. With the list of columns that Lightning writes for each
+    run it shows those of the first run it finds, in the order of the alphabet; without one it
+    collects them from all runs and begins with those that differ.
     """
     for logger in loggers:
+        logger.log_hyperparams(chosen)
         if isinstance(logger, pl.loggers.TensorBoardLogger):
-            logger.log_hyperparams(chosen, {metric: 0.0})
-        else:
-            logger.log_hyperparams(chosen)
+            _write_session(logger.experiment, chosen)
+
+
+@rank_zero_only
+def _write_session(board: SummaryWriter, chosen: dict[str, object]) -> None:
+    _, start, end = hparams(chosen, {})
+    writer = board._get_file_writer()
+    for summary in (start, end):
+        writer.add_summary(summary)
 
 
 def _require_mlflow() -> None:

@@ -114,9 +114,10 @@ def changed_options(cfg: DictConfig) -> list[tuple[str, str, str]]:
     """
     default = _flat(OmegaConf.to_container(compose("train").config))
     chosen = _flat(OmegaConf.to_container(cfg))
+    values = _flat(OmegaConf.to_container(cfg, resolve=True))
     names = [name for name in dict.fromkeys([*chosen, *default]) if not name.startswith("plan.")]
     return [
-        (name, _brief(default.get(name, "")), _brief(chosen.get(name, "")))
+        (name, _brief(default.get(name, "")), _brief(values.get(name, "")))
         for name in names
         if default.get(name) != chosen.get(name)
     ]

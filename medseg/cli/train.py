@@ -137,7 +137,7 @@ def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
         max_time_s=max_time_s,
         always_validate=early_stop or deterministic,
     )
-    log_hyperparameters(loggers, _hyperparameters(cfg), metric=f"{task.score_name}/mean")
+    log_hyperparameters(loggers, _hyperparameters(cfg))
     batches = BatchDataset(
         [prepared.cases[key] for key in prepared.split.train],
         prepared.cache,

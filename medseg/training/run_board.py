@@ -62,7 +62,11 @@ class RunBoard(pl.Callback):
         if shown is None or not trainer.is_global_zero:
             return
         # The next picture is due when its share of the training is over; the last one always is.
-        is_last = pl_module.progress >= 1.0 or trainer.should_stop
+        is_last = (
+            pl_module.progress >= 1.0
+            or trainer.should_stop
+            or trainer.current_epoch + 1 == trainer.max_epochs
+        )
         if pl_module.progress * (self.max_pictures - 1) < self._num_shown and not is_last:
             return
         self._num_shown = int(pl_module.progress * (self.max_pictures - 1)) + 1

@@ -25,18 +25,22 @@ def test_tensorboard_is_written_beside_any_other_logger(tmp_path):
     assert build_loggers(options(tmp_path, "logger=none"), tmp_path) == []
 
 
-def test_runs_of_a_sweep_stand_in_the_table_of_hyperparameters(tmp_path):
+def test_tensorboard_finds_the_options_of_a_run_and_chooses_the_columns_itself(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = pl.loggers.TensorBoardLogger(
         str(tmp_path), name="tensorboard", version="", default_hp_metric=False
     )
-    log_hyperparameters([board], {"optimizer/lr": 0.01}, metric="dice/mean")
+    log_hyperparameters([board], {"optimizer/lr": 0.01})
     board.finalize("success")
 
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert "dice/mean" in events.Tags()["scalars"]
-    assert any("hparams" in name for name in events.summary_metadata)
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"optimizer/lr" in content
+    # A list of columns of one run would hide what other runs of a sweep were given.
+    assert "_hparams_/experiment" not in events.summary_metadata
+    assert events.Tags()["scalars"] == []  # nothing that was not measured
+    assert "optimizer/lr: 0.01" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
@@ -57,4 +61,4 @@ def test_mlflow_keeps_runs_in_a_file_beside_them(tmp_path):
     assert isinstance(board, pl.loggers.TensorBoardLogger)
     assert run.data.metrics == {"dice/mean": 0.5}
     assert run.data.params == {"optimizer/lr": "0.01"}
-    assert run.info.run_name == "fold_0"
+    assert run.info.run_name == "liver, fold 0"

@@ -9,6 +9,7 @@ import phantoms
 import pytest
 import yaml
 from dicom_objects import case_of
+from pydicom import dcmread
 
 from medseg.bundle import ModelBundle
 from medseg.cli.commands import main
@@ -33,6 +34,10 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
             case_key=f"study_{n}",
             seed=n,
         )
+        for path in paths:
+            header = dcmread(path)
+            header.PatientName, header.PatientID = f"LEAK^{n}", f"LEAK-{n}"
+            header.save_as(path)
         case = case_of(paths)
         drawn = LabelMap(reference.array, reference.geometry, labels)
         write_dicom_seg(drawn, case, root / f"study_{n}" / "seg.dcm")
@@ -64,6 +69,11 @@ def test_segmentation_objects_of_a_dicom_tree_train_a_network(studies, tmp_path,
     bundle = train(studies, tmp_path, "data=folder", "data.labels=dicom_seg")
 
     assert ModelBundle.load(bundle).labels.names == ("background", "liver", "tumour")
+    assert (bundle.parent / "run.html").is_file()
+    for path in tmp_path.rglob("*"):
+        assert "LEAK" not in path.name
+        # Only DICOM results name the patient, as the images do.
+        assert path.is_dir() or path.suffix == ".dcm" or b"LEAK" not in path.read_bytes(), path
     split = yaml.safe_load((bundle.parent / "split.yaml").read_text())
     assert sorted([*split["train"], *split["validation"]]) == [
         f"study_{n}_series" for n in range(3)

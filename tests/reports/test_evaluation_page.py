@@ -204,9 +204,14 @@ def test_no_patient_is_named_on_the_page(tmp_path):
     )
 
     assert code == 0
+    packed = 0
     for path in (tmp_path / "out").rglob("*"):
         if path.is_file():
             assert not re.search(rb"LEAK|19310417", path.read_bytes()), path
+            for text in re.findall(rb'<script type="text/plain">([^<]*)<', path.read_bytes()):
+                packed += 1
+                assert not re.search(rb"LEAK|19310417", gzip.decompress(base64.b64decode(text)))
+    assert packed == 1
 
 
 @pytest.mark.slow
