@@ -40,10 +40,16 @@ class Edges:
             raise ConfigError("baseline.method.depth", f"is {self.depth}", "use 0 to 1")
 
     def find_levels(self, picture: Picture) -> NDArray[np.uint8]:
-        coarse, blocks = picture.coarser(self.max_voxels)
+        return self.levels_in(self.find_regions(picture), picture)
+
+    def find_regions(self, picture: Picture) -> NDArray[np.integer]:
+        coarse, _ = picture.coarser(self.max_voxels)
         gradient = gradient_length(coarse)
-        basins = watershed(gradient, level=self.depth * float(np.percentile(gradient, 99)))
-        return picture.finer(levels_of_regions(basins, coarse.grey, levels=self.levels), blocks)
+        return watershed(gradient, level=self.depth * float(np.percentile(gradient, 99)))
+
+    def levels_in(self, regions: NDArray[np.integer], picture: Picture) -> NDArray[np.uint8]:
+        coarse, blocks = picture.coarser(self.max_voxels)
+        return picture.finer(levels_of_regions(regions, coarse.grey, levels=self.levels), blocks)
 
 
 def gradient_length(picture: Picture) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ levels there are, and where fixed thresholds lie.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import product
 from typing import Any, cast
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medseg.baselines.fitting_objects import fit_sizes
 from medseg.baselines.intensities import Picture, value_range
-from medseg.baselines.predictor import Baseline, LevelMethod
+from medseg.baselines.predictor import Baseline, LevelMethod, RegionMethod
 from medseg.baselines.thresholding import Threshold
 from medseg.core.errors import InputError
 from medseg.core.identity import Case
@@ -25,6 +25,9 @@ MAX_CASES = 20
 _FINE = 128
 _MOST_LEVELS = 5
 _MOST_TABLES = 20_000
+_WORTHWHILE = 0.1
+"""A class that is found with a lower Dice is left out: its level would be nearly all something
+else, such as the whole body for a tumour."""
 
 Counts = NDArray[np.int64]
 
@@ -54,7 +57,8 @@ def fit_baseline(
     """The baseline whose classes agree best with the references.
 
     Every number of levels from 2 to 5 is tried with every table of classes, and the one with the
-    highest mean Dice over the classes (voxels of all cases together) is kept. The window of each
+    highest mean Dice over the classes (voxels of all cases together) is kept; a class of a Dice
+    below 0.1 counts for nothing and is left out. The window of each
     class of a fixed threshold is the one of highest Dice among those between 128 steps of the
     intensity. Where the task is to find objects, sizes follow (`fit_sizes`).
 
@@ -82,8 +86,7 @@ def fit_baseline(
         reference = class_map(case.read_reference()).array
         is_known = np.isin(reference, np.arange(len(labels)))
         picture = Picture.of(volume, smooth_mm=baseline.smooth_mm)
-        for variant, table in zip(variants, counts, strict=True):
-            levels = variant.method.find_levels(picture)
+        for table, levels in zip(counts, _levels(variants, picture), strict=True):
             pairs = levels[is_known].astype(np.int64) * len(labels) + reference[is_known]
             table += np.bincount(pairs, minlength=table.size).reshape(table.shape)
         if on_progress is not None:
@@ -91,9 +94,21 @@ def fit_baseline(
     fitted = [
         _fitted(variant, table, labels) for variant, table in zip(variants, counts, strict=True)
     ]
-    best = max(fitted, key=lambda found: np.mean(list(found[1].values())))
+    best = max(fitted, key=lambda found: _worth(np.array(list(found[1].values()))))
     result = fit_sizes(best[0], chosen) if baseline.task == "instance" else best[0]
     return FittedBaseline(result, best[1], len(chosen))
+
+
+def _levels(variants: Sequence[Baseline], picture: Picture) -> Iterator[NDArray[np.uint8]]:
+    """Levels of each variant, which differ in their number alone."""
+    first = variants[0].method
+    regions = first.find_regions(picture) if isinstance(first, RegionMethod) else None
+    for variant in variants:
+        method = variant.method
+        if isinstance(method, RegionMethod) and regions is not None:
+            yield method.levels_in(regions, picture)
+        else:
+            yield method.find_levels(picture)
 
 
 def _variants(baseline: Baseline, cases: Sequence[Case]) -> list[Baseline]:
@@ -156,7 +171,8 @@ def _best_table(counts: Counts) -> tuple[int, ...]:
         sorted({0, *(int(n) for n in np.argsort(-shares[level], kind="stable")[:width])})
         for level in range(levels)
     ]
-    return max(product(*choices), key=lambda table: float(_dice(counts, np.array(table)).mean()))
+    # Of equal tables the first, which has more background.
+    return max(product(*choices), key=lambda table: _worth(_dice(counts, np.array(table))))
 
 
 def _window_table(counts: Counts) -> tuple[int, ...]:
@@ -172,11 +188,16 @@ def _window_table(counts: Counts) -> tuple[int, ...]:
         predicted = all_before[None] - all_before[:, None]
         dice = np.where(common > 0, 2 * common / np.maximum(predicted + before[-1], 1), 0)
         first, last = np.unravel_index(int(dice.argmax()), dice.shape)
-        is_inside[first:last, class_id] = True
+        is_inside[first:last, class_id] = dice[first, last] >= _WORTHWHILE
     # Within a window the background gives way, or no window would hold anything rare.
     weights = np.where(is_inside, counts + 1, 0).astype(np.float64)
     weights[:, 0] = 0.5
     return tuple(int(n) for n in weights.argmax(axis=1))
+
+
+def _worth(dice: NDArray[np.float64]) -> float:
+    """Mean Dice of the classes that are found well enough to be told from others."""
+    return float(np.where(dice >= _WORTHWHILE, dice, 0).mean())
 
 
 def _dice(counts: Counts, table: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,19 @@ class LevelMethod(Protocol):
 
     def find_levels(self, picture: Picture) -> NDArray[np.uint8]:
         """The level of each voxel, shape (I, J, K)."""
+        ...
+
+
+@runtime_checkable
+class RegionMethod(Protocol):
+    """A method whose regions, most of its work, are the same for any number of levels."""
+
+    def find_regions(self, picture: Picture) -> NDArray[np.integer]:
+        """Number of each voxel's region, on the method's own grid."""
+        ...
+
+    def levels_in(self, regions: NDArray[np.integer], picture: Picture) -> NDArray[np.uint8]:
+        """The level of each voxel of the picture."""
         ...
 
 

@@ -42,8 +42,14 @@ class Superpixels:
         check_regions(self.num_regions)
 
     def find_levels(self, picture: Picture) -> NDArray[np.uint8]:
+        return self.levels_in(self.find_regions(picture), picture)
+
+    def find_regions(self, picture: Picture) -> NDArray[np.integer]:
+        coarse, _ = picture.coarser(self.max_voxels)
+        return superpixels(coarse, num_regions=self.num_regions, compactness=self.compactness)
+
+    def levels_in(self, regions: NDArray[np.integer], picture: Picture) -> NDArray[np.uint8]:
         coarse, blocks = picture.coarser(self.max_voxels)
-        regions = superpixels(coarse, num_regions=self.num_regions, compactness=self.compactness)
         return picture.finer(levels_of_regions(regions, coarse.grey, levels=self.levels), blocks)
 
 

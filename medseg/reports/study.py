@@ -71,7 +71,8 @@ class Study:
 
 
 def model_names(folders: Sequence[Path]) -> list[str]:
-    """A short name for each folder of predictions: its own, with its parents' where that repeats.
+    """A short name for each folder of predictions: its own, with its parents' where that repeats,
+    without what all of them end with (`a/predictions` and `b/predictions` are a and b).
 
     Raises:
         ConfigError: a folder is given twice.
@@ -80,8 +81,11 @@ def model_names(folders: Sequence[Path]) -> list[str]:
     for place in places:
         if places.count(place) > 1:
             raise ConfigError("predictions", f"names {place} twice", "name each folder once")
-    for depth in range(1, max(len(place.parts) for place in places) + 1):
-        names = ["_".join(p.strip("/") for p in place.parts[-depth:]) for place in places]
+    paths = [place.parts for place in places]
+    while len(paths) > 1 and len({path[-1] for path in paths}) == 1 and min(map(len, paths)) > 2:
+        paths = [path[:-1] for path in paths]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["_".join(part.strip("/") for part in path[-depth:]) for path in paths]
         if len(set(names)) == len(names):
             break
     return names

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medseg.baselines.edges import Edges
 from medseg.baselines.fitting import fit_baseline
 from medseg.baselines.predictor import Baseline
 from medseg.baselines.thresholding import HistogramPeaks, Otsu, Threshold
@@ -34,7 +35,11 @@ def nested_case(seed: int) -> Case:
     )
 
 
-@pytest.mark.parametrize("method", [Otsu(), HistogramPeaks(), Threshold(unit="value"), Threshold()])
+@pytest.mark.parametrize(
+    "method",
+    [Otsu(), HistogramPeaks(), Threshold(unit="value"), Threshold(), Edges()],
+    ids=lambda method: type(method).__name__,
+)
 def test_the_fitted_classes_are_those_of_the_references(method):
     fitted = fit_baseline(Baseline(method), [nested_case(n) for n in range(3)], LABELS)
 
@@ -55,6 +60,21 @@ def test_the_bounds_of_a_fixed_threshold_part_the_values():
     assert 40 < low < 100
     assert fitted.classes[0] == 2
     assert any(100 < bound < 160 for bound in others)
+
+
+@pytest.mark.parametrize("method", [Otsu(), Threshold(unit="value")])
+def test_a_class_that_brightness_does_not_tell_from_others_is_left_out(method):
+    case = nested_case(0)
+    truth = case.read_reference().array.copy()
+    truth[truth == 2] = 0
+    truth[12, 4, 4] = 2  # one voxel of the ring, as bright as the rest of it
+    hidden = replace(case, read_reference=lambda: LabelMap(truth, GEOMETRY, LABELS))
+
+    fitted = fit_baseline(Baseline(method), [hidden], LABELS)
+
+    assert set(fitted.baseline.classes) == {0, 1}
+    assert fitted.dice["ring"] > 0.9
+    assert fitted.dice["core"] == 0
 
 
 def test_cases_without_references_cannot_be_fitted_on():
