@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import medseg
-from medseg.baselines.fitting import FittedBaseline, fit_baseline
+from medseg.baselines.fitting import MAX_CASES, FittedBaseline, fit_baseline
 from medseg.baselines.predictor import Baseline
 from medseg.cli.bundle_predictor import predictor_of
 from medseg.cli.console import console, counting
@@ -142,7 +142,7 @@ def _fitted(cfg: DictConfig, baseline: Baseline) -> FittedBaseline:
     source: Source = build(node)
     cases = [case for case in source.cases() if not case.is_held_out]
     labels = baseline.label_set if baseline.labels else source.describe().labels
-    with counting("fitting", len(cases)) as step:
+    with counting("fitting", min(len(cases), MAX_CASES)) as step:
         return fit_baseline(baseline, cases, labels or _numbered(cases), on_progress=step)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
+from medseg.cli.console import console
 from medseg.config.build import build
 from medseg.config.check import check
 from medseg.config.compose import compose
@@ -49,6 +50,10 @@ def predict_to_score(cfg: DictConfig, keys: Collection[str]) -> Predicted:
     chosen = _chosen(cfg)
     if cfg.fit_on is not None and not cfg.baseline:
         raise ConfigError("fit_on", "is given without a baseline", "set baseline=otsu")
+    if cfg.fit_on is not None and Path(cfg.fit_on).resolve() == Path(cfg.source.folder).resolve():
+        console.print(
+            "fit_on names the cases that are scored: expect less on others", style="yellow"
+        )
     folders = {}
     is_complete = True
     for name, bundle in chosen.items():

@@ -51,12 +51,13 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_baseline_is_scored_on_a_data_set(dataset, tmp_path):
+def test_a_baseline_is_scored_on_a_data_set(dataset, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["baseline=multi_otsu", f"fit_on={dataset}", f"source.folder={dataset}"]
 
     assert main(["evaluate", *options, f"paths.output={out}"]) == 0
 
+    assert "fit_on names the cases that are scored" in capsys.readouterr().out
     scores = rows(out / "scores.csv")
     assert [(row["case"], row["label"]) for row in scores] == [
         (f"case_00{n}", name) for n in range(2) for name in ("label_1", "label_2")
