@@ -60,9 +60,11 @@ def split_touching(
 
 def _cut(mask: np.ndarray, spacing_mm: list[float], *, apart_mm: float) -> np.ndarray:
     """Numbers from 1 for the pieces of one connected part."""
+    reach = max(1, round(apart_mm / min(spacing_mm)))
+    if max(mask.shape) - 2 <= reach:  # without the rim: too small for two middles
+        return mask.astype(np.int32)
     distance = ndimage.distance_transform_edt(mask, sampling=spacing_mm)
     smooth = ndimage.gaussian_filter(distance, _SMOOTHING)
-    reach = max(1, round(apart_mm / min(spacing_mm)))
     peaks = peak_local_max(
         smooth, min_distance=reach, labels=mask.astype(np.uint8), exclude_border=False
     )
