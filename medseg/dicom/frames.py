@@ -1,7 +1,6 @@
 """Frames: the planes that volumes are built of, one per classic file or several per enhanced file.
 
-Reads geometry, rescale and what tells frames apart from headers and functional groups. Positions
-are LPS here.
+Reads geometry and rescale from headers and functional groups. Positions are LPS here.
 """
 
 from __future__ import annotations
@@ -13,32 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.errors import GeometryError, InputError
+from medseg.dicom.frame_keys import classic_keys, enhanced_keys
 from medseg.dicom.parse import Header
 from medseg.dicom.syntaxes import CLASSIC, CROSS_SECTIONAL, is_projection_class
-from medseg.dicom.values import bad_value, missing, number_of, numbers_of, text_of
+from medseg.dicom.values import bad_value, missing, number_of, numbers_of, text_any, text_of
 
 # Largest accepted cosine between row and column directions, and deviation of their length from 1.
 _MAX_NOT_ORTHOGONAL = 1e-3
-
-# Elements of a classic header that tell the volumes of one series apart, most telling first.
-EXACT_KEYS = (
-    "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue",
-    "DiffusionGradientOrientation",
-    "EchoNumbers", "EchoTime", "EffectiveEchoTime", "InversionTime", "InversionTimes", "FlipAngle",
-    "RepetitionTime", "ImageType", "ComplexImageComponent", "NominalPercentageOfCardiacPhase",
-    "NominalPercentageOfRespiratoryPhase", "KVP", "ConvolutionKernel", "AcquisitionNumber",
-)  # fmt: skip
-# Elements that order the frames at one position in time; their values need not repeat between
-# positions.
-# Phases of a heartbeat or breath; unlike clock times, not every slice has one of its own.
-PHASE_KEYS = (
-    "TriggerTime", "NominalCardiacTriggerDelayTime", "NominalRespiratoryTriggerDelayTime",
-    "ImageTriggerDelay", "TemporalPositionTimeOffset",
-)  # fmt: skip
-ORDER_KEYS = (
-    *PHASE_KEYS, "FrameReferenceTime", "AcquisitionDateTime", "FrameReferenceDateTime",
-    "AcquisitionTime", "ContentTime", "SeriesTime",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,13 +186,7 @@ def _classic_frame(header: Header) -> Frame:
     where = header.name
     position = np.array(header.numbers("ImagePositionPatient", 3))
     row, column = orientation_of(header.dataset, where)
-    keys: dict[str, Any] = {}
-    for keyword in ("StackID", *EXACT_KEYS):
-        keys[keyword] = text_of(header.dataset, keyword, where=where)
-    for keyword in ORDER_KEYS:
-        keys[keyword] = _order_value(text_of(header.dataset, keyword, where=where))
-    # Not for geometry: it only tells that positions said to be equal are not.
-    keys["SliceLocation"] = _order_value(text_of(header.dataset, "SliceLocation", where=where))
+    keys = classic_keys(header.dataset, where)
     slope, intercept, has_rescale = rescale_of(header.dataset, where)
     return Frame(
         header=header,
@@ -286,14 +260,6 @@ def rescale_of(dataset: Any, where: str) -> tuple[float, float, bool]:
     return slope, intercept, has_slope
 
 
-def _order_value(text: str) -> float | None:
-    """A time or number as something that sorts; None if absent or not a number."""
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
-
-
 def _enhanced_frames(header: Header, count: int) -> list[Frame]:
     where = header.name
     groups = list(header.dataset.PerFrameFunctionalGroupsSequence)
@@ -347,78 +313,5 @@ def _enhanced_frame(header: Header, number: int, group: Any, shared: Any) -> Fra
         slope=rescale[0],
         intercept=rescale[1],
         has_rescale=rescale[2],
-        keys=_enhanced_keys(macro, where),
+        keys=enhanced_keys(macro),
     )
-
-
-# Functional group that holds each element under its own name.
-_MACROS = {
-    "TemporalPositionIndex": "FrameContentSequence",
-    "FrameReferenceDateTime": "FrameContentSequence",
-    "TemporalPositionTimeOffset": "TemporalPositionSequence",
-    "DiffusionBValue": "MRDiffusionSequence",
-    "EffectiveEchoTime": "MREchoSequence",
-    "InversionTimes": "MRModifierSequence",
-    "FlipAngle": "MRTimingAndRelatedParametersSequence",
-    "RepetitionTime": "MRTimingAndRelatedParametersSequence",
-    "ComplexImageComponent": "MRImageFrameTypeSequence",
-    "NominalPercentageOfCardiacPhase": "CardiacSynchronizationSequence",
-    "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
-    "NominalPercentageOfRespiratoryPhase": "RespiratorySynchronizationSequence",
-    "NominalRespiratoryTriggerDelayTime": "RespiratorySynchronizationSequence",
-    "KVP": "CTXRayDetailsSequence",
-    "ConvolutionKernel": "CTReconstructionSequence",
-}
-_CONVERTED = "UnassignedPerFrameConvertedAttributesSequence"
-
-
-def _enhanced_keys(macro: Any, where: str) -> dict[str, Any]:
-    """What tells frames at one position apart, from the frame's functional groups."""
-
-    def text(sequence: str, keyword: str) -> str:
-        item = macro(sequence)
-        return "" if item is None else text_any(item, keyword)
-
-    diffusion = macro("MRDiffusionSequence")
-    gradient = ""
-    if diffusion is not None:
-        directions = diffusion.get("DiffusionGradientDirectionSequence")
-        if directions:
-            gradient = text_any(directions[0], "DiffusionGradientOrientation")
-    frame_type = ""
-    for sequence in (
-        "MRImageFrameTypeSequence",
-        "CTImageFrameTypeSequence",
-        "PETFrameTypeSequence",
-    ):
-        frame_type = frame_type or text(sequence, "FrameType")
-    keys: dict[str, Any] = {
-        "StackID": text("FrameContentSequence", "StackID"),
-        "DiffusionGradientOrientation": gradient,
-        "ImageType": frame_type,
-        "AcquisitionNumber": text("FrameContentSequence", "FrameAcquisitionNumber"),
-        "DimensionIndexValues": text("FrameContentSequence", "DimensionIndexValues"),
-        "AcquisitionDateTime": text("FrameContentSequence", "FrameAcquisitionDateTime"),
-    }
-    for keyword, sequence in _MACROS.items():
-        keys[keyword] = text(sequence, keyword)
-    # Converted objects keep what has no macro, such as TriggerTime, as it stood in the files.
-    for keyword in (*EXACT_KEYS, *ORDER_KEYS):
-        keys[keyword] = keys.get(keyword) or text(_CONVERTED, keyword)
-    for keyword in ORDER_KEYS:
-        keys[keyword] = _order_value(keys[keyword])
-    return keys
-
-
-def text_any(dataset: Any, keyword: str) -> str:
-    """Like `text_of`, for nested items; "" where it cannot be read."""
-    try:
-        value = dataset.get(keyword)
-    except Exception:  # pydicom raises many types on corrupt values
-        return ""
-    if value is None or isinstance(value, str | int | float):
-        return "" if value is None else str(value)
-    try:
-        return "\\".join(str(part) for part in value)
-    except TypeError:
-        return str(value)

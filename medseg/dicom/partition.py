@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from medseg.core.errors import GeometryError, InputError
-from medseg.dicom.frames import EXACT_KEYS, ORDER_KEYS, PHASE_KEYS, Frame
+from medseg.dicom.frame_keys import EXACT_KEYS, ORDER_KEYS, PHASE_KEYS
+from medseg.dicom.frames import Frame
 from medseg.dicom.lattice import same_position_mm, sorted_along_normal, tolerance_mm
 
 # Orientation and spacing of frames of one volume agree to these: rounding of decimal strings, no

@@ -86,6 +86,20 @@ def raw_value(dataset: Any, keyword: str, where: str) -> Any:
         raise bad_value(where, keyword, "not readable", "must follow its type's format") from None
 
 
+def text_any(dataset: Any, keyword: str) -> str:
+    """Like `text_of`, for nested items; "" where it cannot be read."""
+    try:
+        value = dataset.get(keyword)
+    except Exception:  # pydicom raises many types on corrupt values
+        return ""
+    if value is None or isinstance(value, str | int | float):
+        return "" if value is None else str(value)
+    try:
+        return "\\".join(str(part) for part in value)
+    except TypeError:
+        return str(value)
+
+
 def is_empty(value: Any) -> bool:
     """True for None and for text or sequences of length zero."""
     if value is None:
