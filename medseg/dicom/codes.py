@@ -224,12 +224,6 @@ class SegmentCodes:
     is_known: bool = True
 
 
-def codes_for(label: Label) -> tuple[CodedConcept, CodedConcept]:
-    """Property category and type of a label; see `segment_codes`."""
-    codes = segment_codes(label)
-    return codes.category, codes.type
-
-
 def segment_codes(label: Label) -> SegmentCodes:
     """All codes of a label: its own where it has them, else what its name says.
 

@@ -33,7 +33,8 @@ IGNORED = -100
 
 
 class PanopticFPN(nn.Module):
-    """Mask R-CNN with a semantic branch; `medseg.models.detection.panoptic_merge` joins the two.
+    """Mask R-CNN with a semantic branch; `medseg.inference.network_space.panoptic_map` joins what
+    the two find.
 
     Deviations: those of `medseg.models.mask_rcnn.MaskRCNN`; the semantic branch names the classes
     of things, too, where the paper has one class for all of them.

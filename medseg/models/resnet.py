@@ -75,7 +75,6 @@ class ResNet(nn.Module):
         self.stride = product(steps)
         self.stage_strides = [product(steps[: n + 2]) for n in range(4)]
         width = scaled(64, base_channels)
-        self.stem_channels = width
         expansion = 4 if depth >= 50 else 1
         self.channels = [width * 2**n * expansion for n in range(4)]
         self.conv = conv(

@@ -28,7 +28,6 @@ class VGG16(nn.Module):
     Attributes:
         channels: feature channels of the five stages.
         steps: stride of each stage's pooling, per axis.
-        dilation: of convolutions after the last stage.
         stride: product of the steps.
 
     Shapes:
@@ -54,7 +53,6 @@ class VGG16(nn.Module):
         self.steps, dilations = dilate_beyond(planned, output_stride)
         self.stride = product(self.steps)
         self.channels = [scaled(width, base_channels) for width in CHANNELS]
-        self.dilation = dilations[-1]
         before = [(1,) * spatial_dims, *dilations[:-1]]
         stages, pools = [], []
         width = in_channels

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medseg.services.jobs import Job, Result
+from medseg.services.jobs import Result
 from medseg.services.ledger import Ledger
 
 _LONGEST_PAUSE_S = 300.0
@@ -173,8 +172,3 @@ def _change(
 
 def _key(ledger: Ledger, delivery: Delivery) -> str:
     return str(ledger.query("SELECT key FROM jobs WHERE id = ?", (delivery.job,))[0][0])
-
-
-def waiting_jobs(ledger: Ledger) -> Sequence[Job]:
-    """Jobs whose results are not all known to have arrived."""
-    return ledger.jobs(states=("written", "sent"))

@@ -56,7 +56,7 @@ def nifti_affine(
                 "the header is damaged; export the file again",
                 code="E_HEADER",
             )
-    spacing = _spacing(fields, path, shape=shape, num_axes=num_axes, notes=notes)
+    spacing = _spacing(fields, path, num_axes=num_axes, notes=notes)
     if not any(codes.values()):
         affine = _unknown_orientation(path, spacing, rules=rules, notes=notes)
     elif codes["sform"]:
@@ -81,7 +81,6 @@ def _spacing(
     fields: np.void,
     path: Path,
     *,
-    shape: tuple[int, int, int],
     num_axes: int,
     notes: list[str],
 ) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from pydicom.sr._concepts_dict import concepts
 
 from medseg.core.labels import CodedConcept, Label
 from medseg.dicom import codes
-from medseg.dicom.codes import codes_for, segment_codes
+from medseg.dicom.codes import segment_codes
 
 LEFT = CodedConcept("7771000", "SCT", "Left")
 RIGHT = CodedConcept("24028007", "SCT", "Right")
@@ -110,7 +110,7 @@ def test_common_organ_names_are_known(name):
 def test_each_rib_and_vertebra_has_its_own_code():
     names = [f"rib_left_{n}" for n in range(1, 13)] + [f"vertebrae_T{n}" for n in range(1, 13)]
 
-    values = {codes_for(Label(name, 1))[1].value for name in names}
+    values = {segment_codes(Label(name, 1)).type.value for name in names}
 
     assert len(values) == len(names)
 
