@@ -131,9 +131,11 @@ def table(folder: Path) -> str:
 _HEAD = """\
 # Networks
 
-One row per option of `model=`; every one takes 2D and 3D images of any number of channels and
-classes. Written by `python benchmarks/architectures.py table` from what its `cost` and `train`
-commands measured; a dash is a number that has not been measured yet.
+One row per option of `model=` that gives a class for every voxel; every one takes 2D and 3D
+images of any number of channels and classes. Networks that find objects are in
+[instances.md](instances.md), what they cost in [benchmarks.md](benchmarks.md#parts-of-detectors).
+Written by `python benchmarks/architectures.py table` from what its `cost` and `train` commands
+measured; a dash is a number that has not been measured yet.
 `python -m medseg doctor model=<name>` measures one on your machine, for your plan.
 
 - params: millions, one image channel and three classes, at the width of the paper
