@@ -19,6 +19,7 @@ import nibabel
 import numpy as np
 import psutil
 import torch
+from PIL import Image, ImageDraw
 
 from medseg.bundle import ModelBundle
 from medseg.core.labels import LabelSet
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=96)
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--budget", type=float, default=8.0)
+    parser.add_argument("--plot", type=Path, help="PNG of the memory over time")
     options = parser.parse_args()
     images = options.folder / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -68,8 +70,35 @@ def main() -> None:
         header="seconds,GiB",
         comments="",
     )
+    if options.plot:
+        plot(table, options.budget, options.plot)
     for part in np.array_split(table, 20):
         print(f"{part[-1, 0]:7.0f} s  {part[:, 1].max():5.2f} GiB")
+
+
+def plot(table: np.ndarray, budget: float, path: Path) -> None:
+    """Memory over time as a line, below the budget as another."""
+    width, height, left, bottom = 900, 360, 60, 40
+    image = Image.new("P", (width, height), 0)
+    image.putpalette([255, 255, 255, 40, 40, 40, 60, 84, 136, 230, 75, 53, 225, 225, 225])
+    draw = ImageDraw.Draw(image)
+    end, top = float(table[-1, 0]), 1.1 * budget
+
+    def place(seconds: float, size: float) -> tuple[float, float]:
+        x = left + seconds / end * (width - left - 20)
+        return x, height - bottom - size / top * (height - bottom - 20)
+
+    for size in range(0, int(top) + 1, 2):
+        draw.line([place(0, size), place(end, size)], fill=4)
+        x, y = place(0, size)
+        draw.text((x - 40, y - 6), f"{size} GiB", fill=1)
+    step = max(1, round(end / 60 / 8)) * 60
+    for seconds in range(0, int(end) + 1, step):
+        x, y = place(seconds, 0)
+        draw.text((x - 4, y + 8), f"{seconds // 60} min", fill=1)
+    draw.line([place(0, budget), place(end, budget)], fill=3)
+    draw.line([place(*row) for row in table[:: max(1, len(table) // 2000)]], fill=2, width=2)
+    image.save(path, optimize=True)
 
 
 def write_scan(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
