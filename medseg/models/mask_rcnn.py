@@ -9,16 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medseg.models.blocks import (
-    Activation,
-    ConvNormAct,
-    Initialisation,
-    Norm,
-    activation_layer,
-    conv,
-    initialise,
-    up_conv,
-)
+from medseg.models.blocks import Activation, Initialisation, Norm, initialise
 from medseg.models.detection.anchors import NUM_ANCHORS, plan_anchors
 from medseg.models.detection.boxes import clip, decode, encode
 from medseg.models.detection.levels import pooled_from_levels
@@ -28,6 +19,7 @@ from medseg.models.detection.matching import match_by_overlap, sampled
 from medseg.models.detection.nms import nms
 from medseg.models.detection.objects import Detections, Objects, Output
 from medseg.models.detection.pyramid import PyramidEncoder, Sizes, finest_stride_for
+from medseg.models.detection.roi_heads import BoxHead, MaskHead
 from medseg.models.detection.rpn import RegionProposals
 from medseg.models.resnet import Depth
 from medseg.models.strides import Strides, scaled
@@ -315,85 +307,6 @@ class MaskRCNN(nn.Module):
 
 MASKS_AT_ONCE = 128
 """Boxes whose masks are computed together in prediction, which bounds memory."""
-
-
-class BoxHead(nn.Module):
-    """Two fully connected layers, then class logits and shifts of the box."""
-
-    def __init__(
-        self,
-        channels: int,
-        out_channels: int,
-        *,
-        cells: tuple[int, ...],
-        hidden: int,
-        activation: Activation,
-    ) -> None:
-        super().__init__()
-        features = channels
-        for extent in cells:
-            features *= extent
-        self.layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(features, hidden),
-            activation_layer(activation),
-            nn.Linear(hidden, hidden),
-            activation_layer(activation),
-        )
-        self.scores = nn.Linear(hidden, out_channels)
-        self.shifts = nn.Linear(hidden, 2 * len(cells))
-
-    def reset_outputs(self) -> None:
-        """Small weights, so that training begins with even classes and unmoved boxes."""
-        nn.init.normal_(self.scores.weight, std=0.01)
-        nn.init.normal_(self.shifts.weight, std=0.001)
-        nn.init.zeros_(self.scores.bias)
-        nn.init.zeros_(self.shifts.bias)
-
-    def forward(self, cells: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.layers(cells)
-        return self.scores(hidden).float(), self.shifts(hidden).float()
-
-
-class MaskHead(nn.Module):
-    """Some 3x3 convolutions, an enlargement to twice the cells, and a mask per class.
-
-    Shapes:
-        (n, channels, *m) to logits (n, out_channels - 1, *2m).
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        channels: int,
-        out_channels: int,
-        *,
-        num_layers: int,
-        norm: Norm,
-        activation: Activation,
-    ) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *(
-                ConvNormAct(
-                    spatial_dims,
-                    channels,
-                    channels,
-                    kernel_size=(3,) * spatial_dims,
-                    norm=norm,
-                    activation=activation,
-                )
-                for _ in range(num_layers)
-            ),
-            up_conv(spatial_dims, channels, channels, stride=(2,) * spatial_dims),
-            activation_layer(activation),
-        )
-        self.logits = conv(
-            spatial_dims, channels, out_channels - 1, kernel_size=(1,) * spatial_dims
-        )
-
-    def forward(self, cells: Tensor) -> Tensor:
-        return self.logits(self.layers(cells))
 
 
 def _class_of(match: Tensor, reference: Objects) -> Tensor:
