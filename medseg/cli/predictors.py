@@ -22,7 +22,7 @@ from medseg.core.errors import ConfigError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import Predictor, Source
-from medseg.core.segmentation import InstanceSet, LabelMap, ProbabilityMap
+from medseg.core.segmentation import InstanceSet, LabelMap, ProbabilityMap, class_map
 from medseg.inference.ensemble import load_bundles
 from medseg.inference.postprocess import Postprocess
 
@@ -148,8 +148,6 @@ def _fitted(cfg: DictConfig, baseline: Baseline) -> FittedBaseline:
 
 def _numbered(cases: list[Case]) -> LabelSet:
     """Labels for references whose numbers nobody names; the first few cases tell how many."""
-    from medseg.core.segmentation import class_map
-
     highest = 1
     for case in cases[:5]:
         if case.read_reference is not None:

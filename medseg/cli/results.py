@@ -41,7 +41,13 @@ def show_results(
     output = folder / "predictions"
     writers: list[Any] = [NiftiWriter()]
     if any(case.series is not None for case in cases):
-        writers.append(DicomSegWriter(algorithm_name=bundle.name, bundle_sha256=bundle.sha256))
+        writers.append(
+            DicomSegWriter(
+                algorithm_name=bundle.name,
+                algorithm_version=bundle.version,
+                bundle_sha256=bundle.sha256,
+            )
+        )
     with counting(f"predicting {kind} cases", len(cases)) as step:
         outcomes = predict_cases(
             predictor,
