@@ -272,7 +272,11 @@ class ModelBundle:
                     extra={"out_channels": self.labels.num_outputs},
                 )
                 if not isinstance(network, nn.Module):
-                    raise BundleError(self.folder / "card.yaml", f"{facts['class']} is no network")
+                    raise BundleError(
+                        self.folder / "card.yaml",
+                        f"{facts['class']} is no network",
+                        "use the bundle as training wrote it",
+                    )
                 network.load_state_dict(load_tensors(_read(path)))
             except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
                 reasons = [line.strip() for line in str(error).splitlines()]
@@ -349,14 +353,18 @@ def _inside(folder: Path, name: str) -> Path:
     """Path of a bundle's file; refuses names and links that lead out of the folder."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(folder / "card.yaml", f"names the file '{name}' outside the bundle")
+        raise BundleError(
+            folder / "card.yaml",
+            f"names the file '{name}' outside the bundle",
+            "use the bundle as training wrote it",
+        )
     return path
 
 
 def _read(path: Path, *, limit: int | None = None) -> bytes:
     try:
         if limit is not None and path.stat().st_size > limit:
-            raise BundleError(path, f"is larger than {limit} bytes")
+            raise BundleError(path, f"is larger than {limit} bytes", "copy the bundle again")
         return path.read_bytes()
     except OSError as error:
         raise BundleError(

@@ -94,7 +94,10 @@ def read_source_series(series: SeriesRef, *, where: str) -> SourceSeries:
             header = dcmread(first, stop_before_pixels=True)
     except (OSError, ValueError) as error:
         raise InputError(
-            where, f"the first file cannot be read ({type(error).__name__})", code="E_HEADER"
+            where,
+            f"the first file cannot be read ({type(error).__name__})",
+            "send the series again",
+            code="E_HEADER",
         ) from error
     needed = _NEEDED if lattice.frames[0].is_projection else (*_NEEDED, "FrameOfReferenceUID")
     lacking = [keyword for keyword in needed if not header.get(keyword)]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medseg.core.atomic import atomic_path, write_text
-from medseg.core.errors import OutputError
 from medseg.core.identity import Case
 from medseg.core.run_lengths import encode_runs
 from medseg.core.segmentation import InstanceSet, PanopticMap, id_dtype, instances_of
@@ -108,11 +107,8 @@ def _write_picture(pixels: NDArray[Any], case: Case, folder: Path, ending: str) 
     is_small = int(pixels.max(initial=0)) <= np.iinfo(np.uint16).max
     path = output_path(folder, case, f"{ending}.png" if is_small else f"{ending}.tif")
     content = np.ascontiguousarray(pixels, np.uint16 if is_small else np.int32)
-    try:
-        with atomic_path(path) as unfinished, unfinished.open("wb") as stream:
-            Image.fromarray(content).save(stream, format="PNG" if is_small else "TIFF")
-    except OSError as error:
-        raise OutputError(path, f"cannot be written ({error.strerror or error})") from error
+    with atomic_path(path) as unfinished, unfinished.open("wb") as stream:
+        Image.fromarray(content).save(stream, format="PNG" if is_small else "TIFF")
     return path
 
 
