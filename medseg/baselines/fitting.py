@@ -58,7 +58,8 @@ def fit_baseline(
 
     Every number of levels from 2 to 5 is tried with every table of classes, and the one with the
     highest mean Dice over the classes (voxels of all cases together) is kept; a class of a Dice
-    below 0.1 counts for nothing and is left out. The window of each
+    below 0.1 counts for nothing and is left out. Where there is one class, two levels of which the
+    border of each image says the background are tried as well. The window of each
     class of a fixed threshold is the one of highest Dice among those between 128 steps of the
     intensity. Where the task is to find objects, sizes follow (`fit_sizes`).
 
@@ -80,6 +81,8 @@ def fit_baseline(
     chosen = [labelled[n] for n in picks]
     variants = _variants(baseline, chosen)
     counts = [np.zeros((variant.method.levels, len(labels)), np.int64) for variant in variants]
+    by_border = np.zeros((2, len(labels)), np.int64)
+    bordered = replace(variants[0], background="border")
     for case in chosen:
         volume = case.read_image()
         assert case.read_reference is not None
@@ -88,12 +91,19 @@ def fit_baseline(
         picture = Picture.of(volume, smooth_mm=baseline.smooth_mm)
         for table, levels in zip(counts, _levels(variants, picture), strict=True):
             pairs = levels[is_known].astype(np.int64) * len(labels) + reference[is_known]
-            table += np.bincount(pairs, minlength=table.size).reshape(table.shape)
+            found = np.bincount(pairs, minlength=table.size).reshape(table.shape)
+            table += found
+            if len(table) == 2:
+                by_border[bordered.numbered(levels)] += found
         if on_progress is not None:
             on_progress()
     fitted = [
         _fitted(variant, table, labels) for variant, table in zip(variants, counts, strict=True)
     ]
+    if len(labels) == 2 and variants[0].method.levels == 2:
+        (dice,) = _dice(by_border, np.array([0, 1]))
+        plain = replace(bordered, labels=_plain_labels(labels))
+        fitted.append((plain, {labels.foreground[0].name: float(dice)}))
     best = max(fitted, key=lambda found: _worth(np.array(list(found[1].values()))))
     result = fit_sizes(best[0], chosen) if baseline.task == "instance" else best[0]
     return FittedBaseline(result, best[1], len(chosen))

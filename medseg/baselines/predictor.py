@@ -121,7 +121,7 @@ class Baseline:
     def predict_volume(self, volume: Volume) -> LabelMap:
         """The class of every voxel, whatever the task."""
         levels = self.find_levels(volume)
-        table = self.classes or self._numbered(levels)
+        table = self.classes or self.numbered(levels)
         classes = np.array([*table, *[0] * (256 - len(table))], np.uint8)[levels]
         return LabelMap(self._tidied(classes, volume), volume.geometry, self.label_set)
 
@@ -156,7 +156,8 @@ class Baseline:
         """The method's levels of a volume, shape (I, J, K)."""
         return self.method.find_levels(Picture.of(volume, smooth_mm=self.smooth_mm))
 
-    def _numbered(self, levels: NDArray[np.uint8]) -> list[int]:
+    def numbered(self, levels: NDArray[np.uint8]) -> list[int]:
+        """Class of each level of an image where `classes` is None."""
         count = max(self.method.levels, int(levels.max(initial=0)) + 1)
         if self.background == "border":
             number = int(np.bincount(_border(levels), minlength=count).argmax())

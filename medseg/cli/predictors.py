@@ -165,7 +165,7 @@ def _as_option(cfg: DictConfig, fitted: FittedBaseline) -> str:
         if not key.startswith("_"):
             value = getattr(baseline.method, key)
             method[key] = list(value) if isinstance(value, tuple) else value
-    node["classes"] = list(baseline.classes or ())
+    node["classes"] = None if baseline.classes is None else list(baseline.classes)
     node["labels"] = dict(baseline.labels or {})
     node |= {"apart_mm": baseline.apart_mm, "smallest_mm3": baseline.smallest_mm3}
     scores = ", ".join(f"{name} {value:.4f}" for name, value in fitted.dice.items())

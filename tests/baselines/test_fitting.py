@@ -77,6 +77,31 @@ def test_a_class_that_brightness_does_not_tell_from_others_is_left_out(method):
     assert fitted.dice["core"] == 0
 
 
+def test_one_class_that_is_bright_here_and_dark_there_is_what_the_border_is_not():
+    labels = LabelSet.from_names(["background", "body"])
+    cases = []
+    for n, sign in enumerate((1, -1)):
+        truth = np.zeros(GEOMETRY.shape, np.uint8)
+        truth[4:20, 3:17, 2:14] = 1
+        image = (sign * 50.0 * truth)[None].astype(np.float32)
+        cases.append(
+            Case(
+                f"case_{n}",
+                lambda image=image: Volume(image, GEOMETRY),
+                lambda truth=truth: LabelMap(truth, GEOMETRY, labels),
+            )
+        )
+
+    fitted = fit_baseline(Baseline(Otsu()), cases, labels)
+
+    assert fitted.baseline.classes is None
+    assert fitted.dice == {"body": 1.0}
+    assert all(
+        np.array_equal(fitted.baseline.predict(case).array, case.read_reference().array)
+        for case in cases
+    )
+
+
 def test_cases_without_references_cannot_be_fitted_on():
     case = replace(nested_case(0), read_reference=None)
 
