@@ -53,7 +53,7 @@ def retry(ledger: Ledger, names: Sequence[str] | None = None, *, code: str = "")
             ).rowcount
             connection.execute(
                 "UPDATE jobs SET state = ?, code = '', sentence = '', place = '', "
-                "attempts = 0, not_before = 0, updated_at = ? "
+                "attempts = 0, interruptions = 0, not_before = 0, updated_at = ? "
                 "WHERE id = ? AND state = 'quarantined'",
                 ("written" if sent else "received", ledger.clock(), job.id),
             )
@@ -95,6 +95,7 @@ def as_mapping(job: Job) -> dict[str, Any]:
         "sentence": job.sentence,
         "note": job.note,
         "attempts": job.attempts,
+        "interruptions": job.interruptions,
         "source": str(job.source.get("path", "")),
         "results": [
             {"path": result.path, "sha256": result.sha256, "sop_instance": result.sop_instance_uid}
@@ -116,8 +117,18 @@ def as_csv(jobs: Sequence[Job]) -> str:
         {**as_mapping(job), "results": " ".join(result.path for result in job.results)}
         for job in jobs
     ]
-    names = ["name", "state", "code", "sentence", "model", "source", "results", "attempts", "note"]
-    names += ["kind", "key", "received_at", "updated_at"]
+    names = [
+        "name",
+        "state",
+        "code",
+        "sentence",
+        "model",
+        "source",
+        "results",
+        "attempts",
+        "interruptions",
+    ]
+    names += ["note", "kind", "key", "received_at", "updated_at"]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _plain_cell(row[name]) for name in names} for row in rows)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from medseg.core.errors import BundleError, ConfigError, MedsegError
 from medseg.core.identity import Case
@@ -33,11 +33,18 @@ from medseg.services.models import (
 )
 from medseg.services.publish import publish, sweep
 from medseg.services.reader import Reader, ReadLimits
+from medseg.services.segmenters import (
+    LocalSegmenter,
+    Segmenter,
+    WorkerAwayError,
+    WorkerLostError,
+)
 
 _log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.2
 _WAIT_FOR_ROOM_SECONDS = 2.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
 @dataclass(frozen=True)
@@ -79,43 +86,12 @@ class _Step:
     began: float = field(default_factory=time.monotonic)
 
 
-class Segmenter(Protocol):
-    """Segments cases, one at a time."""
-
-    def segment(self, model: str, case: Case) -> tuple[Segmented, str]:
-        """The result, and what had to be changed to get it; see `LoadedModel.segment`.
-
-        Raises:
-            WorkerLostError: whatever does the work has ended, and is there again for the next case.
-        """
-        ...
-
-
-class WorkerLostError(MedsegError):
-    """A worker ended while it segmented; the job is tried again, and its attempts are counted."""
-
-    default_code = "E_WORKER_LOST"
-
-
-class _LocalSegmenter:
-    """The models of a workplace in this process."""
-
-    def __init__(self, place: Workplace) -> None:
-        self._models = {
-            name: LoadedModel(recipe, build_predictor=place.build_predictor)
-            for name, recipe in place.models.items()
-        }
-
-    def segment(self, model: str, case: Case) -> tuple[Segmented, str]:
-        return self._models[model].segment(case)
-
-
 class LocalExecutor:
     """One process of this machine.
 
     Args:
         lease_s: how long a job stays a worker's without a sign of life.
-        max_attempts: a job during which the worker ended so often is set aside.
+        max_attempts: a job that was alone at hand when the worker was lost so often is set aside.
         disk_reserve_gb: with less room than this no job is begun.
         read_memory_gb, read_seconds, read_seconds_per_gb: see `ReadLimits`.
         grace_s: how long a stop waits for the step that is being done.
@@ -145,7 +121,9 @@ class LocalExecutor:
             False if a step was still being done when the time to stop was over; the process
             should end without waiting for it.
         """
-        return Pipeline(self, place, [_LocalSegmenter(place)], stop, until_empty).run()
+        return Pipeline(
+            self, place, [LocalSegmenter(place.models, place.build_predictor)], stop, until_empty
+        ).run()
 
 
 class Pipeline:
@@ -182,6 +160,7 @@ class Pipeline:
             folder=place.work / "unpacking",
             options=place.reading,
         )
+        self.has_read_all = threading.Event()
         self.read: queue.Queue[_Step | None] = queue.Queue(maxsize=len(segmenters))
         self.segmented: queue.Queue[_Step | None] = queue.Queue(maxsize=len(segmenters))
 
@@ -239,8 +218,12 @@ class Pipeline:
                 elif job.attempts >= self.options.max_attempts:
                     self._give_up(job)
                 else:
+                    while not self.holding.may_begin(job):
+                        if self.stop.wait(_IDLE_SECONDS):
+                            return
                     self._attempt(job, partial(self._begin, job))
         finally:
+            self.has_read_all.set()
             self._put(self.read, None)
 
     def _has_room(self) -> bool:
@@ -272,7 +255,7 @@ class Pipeline:
     def _give_up(self, job: Job) -> None:
         error = MedsegError(
             job.name,
-            f"was begun {job.attempts} times, and each time the program ended or failed",
+            f"was begun {job.attempts} times alone, and each time the program ended",
             "look at the study; python -m medseg jobs retry lets it be tried again",
             code="E_GAVE_UP",
         )
@@ -282,11 +265,26 @@ class Pipeline:
 
     def _segment_loop(self, segmenter: Segmenter) -> None:
         try:
-            while (step := self._take(self.read)) is not None:
+            while self._wait_for(segmenter):
+                step = self._take(self.read)
+                if step is None:
+                    self._put(self.read, None)  # for the next of several
+                    break
                 self._attempt(step.job, partial(self._segment, segmenter, step))
-            self._put(self.read, None)  # for the next of several
         finally:
             self._put(self.segmented, None)
+
+    def _wait_for(self, segmenter: Segmenter) -> bool:
+        """Waits until it can take a case, while the others take them; False if none will come."""
+        pause = _FIRST_PAUSE_SECONDS
+        while not segmenter.is_ready():
+            _log.warning("a worker is away; waiting for it")
+            until = time.monotonic() + pause
+            while time.monotonic() < until:
+                if self.has_read_all.wait(_IDLE_SECONDS) or self.stop.is_set():
+                    return False
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        return True
 
     def _segment(self, segmenter: Segmenter, step: _Step) -> None:
         case = with_image(step.case, step.image)
@@ -353,6 +351,11 @@ class Pipeline:
             if isinstance(error, WorkerLostError):
                 _log.warning("%s lost its worker and is tried again", job.name)
                 self.holding.patiently(lambda: self.ledger.give_back(job, counts=True), self.stop)
+            elif isinstance(error, WorkerAwayError):
+                _log.warning("%s goes back, as its worker is away", job.name)
+                self.holding.patiently(
+                    lambda: self.ledger.give_back(job, delay_s=_FIRST_PAUSE_SECONDS), self.stop
+                )
             elif error.code == "E_DISK_FULL" or is_full(error):
                 _log.warning("%s waits for room on the disk", job.name)
                 self.holding.patiently(

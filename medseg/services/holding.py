@@ -50,7 +50,14 @@ class Holding:
         self._renewer.join()
 
     def lease(self) -> Job | None:
-        """The next job, from now on held; None if there is none or the ledger cannot be written."""
+        """The next job, from now on held; None if there is none or the ledger cannot be written.
+
+        A job that was at hand when a worker was lost is worked on alone: none comes beside it, so
+        that a second loss can be told from a blow that had nothing to do with it.
+        """
+        with self._lock:
+            if any(job.interruptions for job in self._held.values()):
+                return None
         try:
             job = self.ledger.lease(self.owner, lease_s=self.lease_s, recipes=self.recipes)
         except LedgerError as error:
@@ -67,6 +74,11 @@ class Holding:
         with self._lock:
             held = self._held.get(job.id)
         return held is not None and held.token == job.token
+
+    def may_begin(self, job: Job) -> bool:
+        """Whether a job that was leased can be begun, or has to wait until it is alone."""
+        with self._lock:
+            return not job.interruptions or not set(self._held) - {job.id}
 
     def drop(self, job: Job) -> None:
         """Forgets a job whose next state is recorded, or that another worker has now."""

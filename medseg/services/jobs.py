@@ -52,7 +52,8 @@ class Job:
         state: see `STATES`.
         model: name of the model; "" for a study.
         token: grows with each lease; a commit that carries an older one is refused.
-        attempts: leases that ended without a result, such as by a crash.
+        attempts: leases that ended by the loss of a worker that held this job alone.
+        interruptions: leases that ended by the loss of a worker that held others too.
         source: where the input lies, as JSON-compatible values.
         results: files written.
         code, sentence, place: why it was quarantined, for programs and for people, and where.
@@ -70,6 +71,7 @@ class Job:
     model: str
     token: int
     attempts: int
+    interruptions: int
     source: Mapping[str, Any]
     results: tuple[Result, ...]
     code: str

@@ -10,6 +10,7 @@ import json
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -29,12 +30,8 @@ from medseg.services.jobs import (
     State,
 )
 from medseg.services.ledger_file import failure, open_ledger
+from medseg.services.ledger_rows import SELECT, in_states, job_of, of_recipes, results_text
 from medseg.services.ownership import has_ended
-
-_COLUMNS = (
-    "id, key, kind, name, parent, state, model, token, attempts, source, results, code, sentence, "
-    "place, note, received_at, updated_at, num_children"
-)
 
 
 class Ledger:
@@ -110,7 +107,7 @@ class Ledger:
     ) -> Job | None:
         """The next job to work on, now owned by `owner`; None if there is none at the moment.
 
-        Jobs that were tried before come after fresh ones, so that one that ends its worker holds
+        Jobs that were begun before come after fresh ones, so that one that ends its worker holds
         up nobody.
 
         Args:
@@ -122,7 +119,7 @@ class Ledger:
         with self.transaction() as connection:
             row = connection.execute(
                 "SELECT id FROM jobs WHERE state = 'received' AND not_before <= ? "
-                f"AND {_of_recipes(recipes)} ORDER BY attempts, id LIMIT 1",
+                f"AND {of_recipes(recipes)} ORDER BY attempts + interruptions, id LIMIT 1",
                 (now, *(recipes or ())),
             ).fetchone()
             if row is None:
@@ -132,29 +129,38 @@ class Ledger:
                 "lease_until = ?, updated_at = ? WHERE id = ?",
                 (owner, now + lease_s, now, row[0]),
             )
-            return _job(_select(connection, "id = ?", (row[0],))[0])
+            return job_of(connection.execute(f"{SELECT} WHERE id = ?", row).fetchone())
 
     def renew(self, job: Job, *, lease_s: float) -> bool:
         """Whether the job is still this worker's; its time is set anew."""
         with self.transaction() as connection:
             changed = connection.execute(
-                f"UPDATE jobs SET lease_until = ? WHERE id = ? AND token = ? AND {_in(HELD)}",
+                f"UPDATE jobs SET lease_until = ? WHERE id = ? AND token = ? AND {in_states(HELD)}",
                 (self.clock() + lease_s, job.id, job.token),
             )
             return changed.rowcount == 1
 
     def recover(self) -> int:
-        """Takes jobs back whose lease has run out or whose worker is gone; how many."""
+        """Takes jobs back whose lease has run out or whose worker is gone; how many.
+
+        What a worker held together with others is no evidence against any of them: each is an
+        interruption, after which a job is worked on alone (see `Holding.lease`). A worker that was
+        lost over one job alone costs that job an attempt.
+        """
         now = self.clock()
-        held = self.query(f"SELECT id, token, owner, lease_until, key FROM jobs WHERE {_in(HELD)}")
+        held = self.query(
+            f"SELECT id, token, owner, lease_until, key FROM jobs WHERE {in_states(HELD)}"
+        )
+        together = Counter(row[2] for row in held)
         lost = [row for row in held if row[3] <= now or has_ended(row[2])]
         count = 0
-        for number, token, _, _, key in lost:
+        for number, token, owner, _, key in lost:
+            cost = "attempts" if together[owner] == 1 else "interruptions"
             with self.transaction() as connection:
                 changed = connection.execute(
                     "UPDATE jobs SET state = 'received', owner = '', token = token + 1, "
-                    "attempts = attempts + 1, updated_at = ? "
-                    f"WHERE id = ? AND token = ? AND {_in(HELD)}",
+                    f"{cost} = {cost} + 1, updated_at = ? "
+                    f"WHERE id = ? AND token = ? AND {in_states(HELD)}",
                     (now, number, token),
                 ).rowcount
                 if changed:
@@ -191,7 +197,7 @@ class Ledger:
             self._step(
                 job,
                 "state = ?, results = ?, note = ?, owner = ''",
-                ("written" if outgoing else "done", _results_text(results), note),
+                ("written" if outgoing else "done", results_text(results), note),
                 event="written" if outgoing else "done",
                 details={
                     **(details or {}),
@@ -273,7 +279,7 @@ class Ledger:
         with self.transaction() as connection:
             changed = connection.execute(
                 f"UPDATE jobs SET {change}, updated_at = ? "
-                f"WHERE id = ? AND token = ? AND {_in(HELD)}",
+                f"WHERE id = ? AND token = ? AND {in_states(HELD)}",
                 (*values, self.clock(), job.id, job.token),
             )
             if changed.rowcount != 1:
@@ -291,12 +297,12 @@ class Ledger:
             name: only those of this name or key, or whose key begins with it (8 characters at
                 least).
         """
-        condition, values = _in(states), []
+        condition, values = in_states(states), []
         if name:
             condition += " AND (name = ? OR key = ? OR (length(?) >= 8 AND substr(key, 1, ?) = ?))"
             values = [name, name, name, len(name), name]
-        rows = self.query(f"{_selection()} WHERE {condition} ORDER BY id", values)
-        return [_job(row) for row in rows]
+        rows = self.query(f"{SELECT} WHERE {condition} ORDER BY id", values)
+        return [job_of(row) for row in rows]
 
     def counts(self) -> dict[State, int]:
         """Jobs in each state; studies that were split are counted by their parts."""
@@ -312,7 +318,7 @@ class Ledger:
         self, *, states: Sequence[State] = OPEN, recipes: Sequence[str] | None = None
     ) -> int:
         """Jobs that are neither done nor quarantined, or in the given states."""
-        text = f"SELECT count(*) FROM jobs WHERE {_in(states)} AND {_of_recipes(recipes)}"
+        text = f"SELECT count(*) FROM jobs WHERE {in_states(states)} AND {of_recipes(recipes)}"
         return int(self.query(text, recipes or ())[0][0])
 
     def _insert(
@@ -367,33 +373,3 @@ class Ledger:
             "SELECT line FROM events WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )
         return [row[0] for row in rows]
-
-
-def _in(states: Sequence[State]) -> str:
-    return f"state IN ({', '.join(repr(str(state)) for state in states)})"
-
-
-def _of_recipes(recipes: Sequence[str] | None) -> str:
-    return "true" if recipes is None else f"recipe IN ({', '.join('?' * len(recipes))})"
-
-
-def _selection() -> str:
-    return f"SELECT {_COLUMNS} FROM jobs"
-
-
-def _select(
-    connection: sqlite3.Connection, condition: str, values: Sequence[Any]
-) -> list[tuple[Any, ...]]:
-    return connection.execute(f"{_selection()} WHERE {condition}", values).fetchall()
-
-
-def _job(row: Sequence[Any]) -> Job:
-    values = dict(zip(_COLUMNS.replace(" ", "").split(","), row, strict=True))
-    values["source"] = json.loads(values["source"])
-    values["results"] = tuple(Result(**item) for item in json.loads(values["results"]))
-    return Job(**values)
-
-
-def _results_text(results: Sequence[Result]) -> str:
-    plain: list[Mapping[str, str]] = [asdict(result) for result in results]
-    return json.dumps(plain)

@@ -8,7 +8,7 @@ from pathlib import Path
 from medseg.services.jobs import STATES, LedgerError
 from medseg.services.local_disk import file_system_of, is_network
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x6D656473  # "meds"
 _BUSY_SECONDS = 30.0
 
@@ -27,6 +27,7 @@ CREATE TABLE jobs (
     lease_until REAL NOT NULL DEFAULT 0,
     not_before REAL NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
+    interruptions INTEGER NOT NULL DEFAULT 0,
     source TEXT NOT NULL,
     results TEXT NOT NULL DEFAULT '[]',
     code TEXT NOT NULL DEFAULT '',
@@ -109,6 +110,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         elif application != _APPLICATION_ID:
             raise LedgerError(path, "is an SQLite file of another program", "set paths.ledger")
+        elif version == 1:  # did not tell interruptions from attempts
+            connection.execute(
+                "ALTER TABLE jobs ADD COLUMN interruptions INTEGER NOT NULL DEFAULT 0"
+            )
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise LedgerError(
                 path,

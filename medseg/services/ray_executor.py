@@ -16,12 +16,14 @@ from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.volume import Volume
 from medseg.inference.cases import Segmented
-from medseg.services.executors import LocalExecutor, Pipeline, WorkerLostError, Workplace
+from medseg.services.executors import LocalExecutor, Pipeline, Workplace
 from medseg.services.models import BuildPredictor, LoadedModel, ModelRecipe
+from medseg.services.segmenters import WorkerAwayError, WorkerLostError
 
 _log = logging.getLogger(__name__)
 
 _START_SECONDS = 600.0
+_ANSWER_SECONDS = 30.0
 
 
 class RayExecutor(LocalExecutor):
@@ -149,8 +151,20 @@ class _RaySegmenter:
         self._ray = ray
         self._actor = actor
 
+    def is_ready(self) -> bool:
+        try:
+            self._ray.get(self._actor.process.remote(), timeout=_ANSWER_SECONDS)
+        except self._ray.exceptions.RayError:
+            return False
+        return True
+
     def segment(self, model: str, case: Case) -> tuple[Segmented, str]:
-        task = self._actor.segment.remote(model, case.key, case.read_image())
+        image = self._ray.put(case.read_image())
+        # A call to an actor that Ray is starting again fails at once, which says nothing of the
+        # study. One that answers and is lost after that has begun.
+        if not self.is_ready():
+            raise WorkerAwayError(case.key, "its worker is away", "")
+        task = self._actor.segment.remote(model, case.key, image)
         try:
             result: tuple[Segmented, str] = self._ray.get(task)
             return result

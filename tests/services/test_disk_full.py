@@ -76,7 +76,25 @@ def test_results_are_written_whole_or_not_at_all_wherever_the_room_ends(
         type(model)(**{**model.__dict__, "output": nifti})
     )
     job = Job(
-        1, "k", "series", case.key, None, "leased", "m", 1, 0, {}, (), "", "", "", "", 0.0, 0.0, 0
+        1,
+        "k",
+        "series",
+        case.key,
+        None,
+        "leased",
+        "m",
+        1,
+        0,
+        0,
+        {},
+        (),
+        "",
+        "",
+        "",
+        "",
+        0.0,
+        0.0,
+        0,
     )
     out = small_disk / "out"
     failures = 0

@@ -108,6 +108,39 @@ def test_a_worker_whose_lease_ran_out_can_change_nothing(ledger, clock):
     assert find_job(ledger, "case_1").state == "done"
 
 
+def test_what_a_lost_worker_held_together_costs_none_of_it_an_attempt(ledger, clock):
+    for number in range(3):
+        ledger.receive(series(number))
+    for _ in range(2):
+        ledger.lease("a", lease_s=10)
+    ledger.lease("b", lease_s=10)
+    clock.now += 11
+
+    assert ledger.recover() == 3
+
+    found = [(job.attempts, job.interruptions) for job in ledger.jobs()]
+    assert found == [(0, 1), (0, 1), (1, 0)]
+    assert ledger.lease("c", lease_s=10).name == "case_0"
+
+
+def test_a_ledger_of_the_first_version_goes_on(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    made = Ledger(path)
+    made.receive(series(1))
+    made.close()
+    older = sqlite3.connect(path)
+    older.execute("ALTER TABLE jobs DROP COLUMN interruptions")
+    older.execute("PRAGMA user_version = 1")
+    older.commit()
+    older.close()
+
+    again = Ledger(path)
+
+    assert [(job.name, job.interruptions) for job in again.jobs()] == [("case_1", 0)]
+    assert again.query("PRAGMA user_version") == [(2,)]
+    again.close()
+
+
 def test_a_renewed_lease_is_not_taken_away(ledger, clock):
     ledger.receive(series(1))
     job = ledger.lease("a", lease_s=10)
@@ -210,7 +243,7 @@ def test_a_ledger_of_a_newer_medseg_is_refused_and_left_as_it_is(tmp_path):
     other.execute("PRAGMA user_version = 99")
     other.close()
 
-    with pytest.raises(LedgerError, match="schema version 99, this medseg reads 1"):
+    with pytest.raises(LedgerError, match="schema version 99, this medseg reads 2"):
         Ledger(path)
 
 
