@@ -1,4 +1,4 @@
-"""`medseg batch`: every study below a folder once, with a ledger of what became of each."""
+"""`medseg batch`: all studies or images below a folder once; what became of each is in a ledger."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.table import Table
@@ -29,15 +30,13 @@ _STOPPED = 130
 
 def run(cfg: DictConfig) -> int:
     """Returns 0 if every study is done, 3 if some were set aside, 130 or 143 if it was stopped."""
-    if "on_tilt" not in cfg.source and "on_gap" not in cfg.source:
-        raise ConfigError("source", "batch reads trees of DICOM studies", "set source=dicom_folder")
+    reading = _reading(cfg)
     root = existing_folder(cfg.source.folder)
     recipes = recipes_of(cfg)
     output, work = Path(cfg.paths.output), work_folder(cfg)
     ledger = open_ledger(cfg)
     executor: LocalExecutor = build(cfg.executor)
     models = list(recipes.values())
-    reading = {"on_gap": cfg.source.on_gap, "trust_positions": cfg.source.trust_positions}
     keys = receive_studies(
         root,
         ledger=ledger,
@@ -61,6 +60,35 @@ def run(cfg: DictConfig) -> int:
             leave(code)
         return code
     return 3 if any(job.state == "quarantined" for job in jobs) else 0
+
+
+def _reading(cfg: DictConfig) -> dict[str, Any]:
+    """Options of reading; image files that are no DICOM are studies of one file each."""
+    if "on_gap" in cfg.source:
+        return {"on_gap": cfg.source.on_gap, "trust_positions": cfg.source.trust_positions}
+    if not str(cfg.source.get("_target_", "")).endswith(".NiftiFiles"):
+        raise ConfigError(
+            "source",
+            "is none that batch reads",
+            "set source=dicom_folder for studies, or source=nifti_files for image files",
+        )
+    if (cfg.source.num_channels or 1) > 1:
+        raise ConfigError(
+            "source.num_channels",
+            f"is {cfg.source.num_channels}, and batch takes every file for an image by itself",
+            "use predict",
+        )
+    wrong = sorted(set(cfg.output) & {"dicom_seg", "dicom_sr", "rtstruct"})
+    if wrong:
+        raise ConfigError(
+            "output",
+            f"names {', '.join(wrong)}, which need DICOM series to refer to",
+            "set output=[nifti]",
+        )
+    return {
+        "images": True,
+        "allow_unknown_orientation": bool(cfg.source.allow_unknown_orientation),
+    }
 
 
 def _work(executor: LocalExecutor, place: Workplace, keys: list[str]) -> tuple[bool, list[int]]:

@@ -249,7 +249,8 @@ class Pipeline:
             return
         series = series_in(job)
         image = self.reader.read(series, where=job.name)
-        case = Case(job.name, lambda: image, series=series, paths=series.paths)
+        own = series if series.study_uid else None  # other images belong to no series
+        case = Case(job.name, lambda: image, series=own, paths=series.paths)
         self._put(self.read, _Step(job, case, image))
 
     def _give_up(self, job: Job) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import glob
 import os
 import shutil
 import stat
@@ -17,7 +17,8 @@ from medseg.services.jobs import Job, NewJob, job_key
 from medseg.services.ledger import Ledger
 from medseg.services.models import ModelRecipe
 from medseg.services.reader import FoundSeries, Reader, Refusal
-from medseg.services.reading import plain_series, series_of
+from medseg.services.reading import DETACHED, plain_series, series_of
+from medseg.sources.image_files import file_key, find_files, image_files
 
 _SPLIT_ON = frozenset({"E_READER_CRASH", "E_READER_TIME", "E_READER_MEMORY"})
 
@@ -31,18 +32,21 @@ class StudyFolder:
         root: folder that names of cases are relative to.
         is_loose: only the files in the folder itself.
         fingerprint: changes when a file is added, removed or written.
+        is_empty: nothing in it could be read: an empty folder, or a link, pipe or device.
     """
 
     path: Path
     root: Path
     is_loose: bool
     fingerprint: str
+    is_empty: bool = False
 
 
 def find_studies(root: Path, *, inside: Path | None = None) -> Iterator[StudyFolder]:
     """The studies below a folder: each folder and archive in it, and the other files together.
 
-    Links are not followed, and files whose names begin with a dot are left alone.
+    A link, pipe or device in it is one too, so that it is told of; it is never followed or opened.
+    Files whose names begin with a dot are left alone.
 
     Args:
         root: what names are relative to.
@@ -55,16 +59,28 @@ def find_studies(root: Path, *, inside: Path | None = None) -> Iterator[StudyFol
         found = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
             listed = list(_listing(path))
-            if listed:
-                yield StudyFolder(path, root, False, job_key(listed))
+            yield StudyFolder(path, root, False, job_key(listed), is_empty=not listed)
         elif stat.S_ISREG(found.st_mode):
             facts = (entry.name, found.st_size, found.st_mtime_ns)
             if is_archive(path):
                 yield StudyFolder(path, root, False, job_key(facts))
             else:
                 loose.append(facts)
+        else:
+            facts = (entry.name, found.st_mode, found.st_mtime_ns)
+            yield StudyFolder(path, root, False, job_key(facts), is_empty=True)
     if loose:
         yield StudyFolder(folder, root, True, job_key(loose))
+
+
+def find_images(root: Path) -> Iterator[StudyFolder]:
+    """The image files below a folder that are no DICOM (NIfTI, NRRD, MetaImage), each by itself."""
+    for path in image_files(find_files(root)):
+        parts = [path]
+        if path.name.lower().endswith(DETACHED):
+            parts = sorted(path.parent.glob(f"{glob.escape(file_key(path))}.*"))
+        facts = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
+        yield StudyFolder(path, root, False, job_key(facts))
 
 
 def recipes_of(models: Mapping[str, ModelRecipe], reading: Mapping[str, Any]) -> list[str]:
@@ -80,11 +96,13 @@ def study_job(
     place = str(study.path.absolute())
     recipe = _study_recipe(models, reading)
     key = job_key("study", place, study.is_loose, study.fingerprint, recipe)
-    source = {
+    source: dict[str, Any] = {
         "path": place,
         "root": str(study.root.absolute()),
         "is_loose": study.is_loose,
     }
+    if study.is_empty:
+        source["is_empty"] = True
     return NewJob("study", key, f"study_{key[:12]}", source, recipe=recipe)
 
 
@@ -105,7 +123,7 @@ def receive_studies(
         root: folder.
         ledger: that receives them.
         models: that the studies are for.
-        reading: options of reading.
+        reading: options of reading; with "images" every image file is one study.
         apart: folders that the service writes to and that may not lie there.
 
     Returns:
@@ -124,14 +142,22 @@ def receive_studies(
                 "set paths.output and paths.ledger to places outside source.folder",
                 code="E_OUTPUT_HOLDS_INPUT",
             )
-    jobs = [study_job(study, models, reading) for study in find_studies(root)]
+    found = find_images(root) if reading.get("images") else find_studies(root)
+    jobs = [study_job(study, models, reading) for study in found]
     with ledger.transaction() as connection:
         for job in jobs:
             if ledger.receive(job):
                 connection.execute(
                     "UPDATE jobs SET state = 'done', note = ? "
-                    "WHERE state = 'quarantined' AND kind = 'study' AND source = ? AND key <> ?",
-                    (f"replaced by {job.name}", json.dumps(job.source, sort_keys=True), job.key),
+                    "WHERE state = 'quarantined' AND kind = 'study' AND key <> ? "
+                    "AND json_extract(source, '$.path') = ? "
+                    "AND json_extract(source, '$.is_loose') = ?",
+                    (
+                        f"replaced by {job.name}",
+                        job.key,
+                        job.source["path"],
+                        job.source["is_loose"],
+                    ),
                 )
     return [job.key for job in jobs]
 
@@ -160,7 +186,12 @@ def look_into(
     """
     path, root = Path(job.source["path"]), Path(job.source["root"])
     is_loose = bool(job.source.get("is_loose"))
-    if path.is_dir() and not any(_listing(path)):
+    refusal = _refused_unopened(path)
+    if refusal is not None:
+        _set_aside(ledger, job, [refusal])
+        return refusal.code
+    # Nothing has come for a study that was announced, or its files have been taken away since.
+    if path.is_dir() and not any(_listing(path)) and not job.source.get("is_empty"):
         ledger.split(job, [], note="holds no files")
         return "holds no files"
     try:
@@ -203,6 +234,18 @@ def look_into(
             )
         ledger.split(job, jobs, note=note)
     return note or f"{len(jobs)} series"
+
+
+def _refused_unopened(path: Path) -> Refusal | None:
+    """Why a path is not even opened: a link leads elsewhere, and reading a pipe may never end."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return None
+    if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+        return None
+    what = "is a link, and links are not followed" if stat.S_ISLNK(mode) else "is no regular file"
+    return Refusal("E_NO_IMAGES", f"{what}; give a folder with images", str(path))
 
 
 def forget_unpacked(job: Job, *, ledger: Ledger, kept: Path) -> None:
@@ -267,7 +310,8 @@ def _parts(path: Path, root: Path, is_loose: bool) -> list[StudyFolder]:
     """The folders and loose files of a study, one by one."""
     if is_loose or path.is_file():
         return []
-    return [replace(part, root=root) for part in find_studies(root, inside=path)]
+    found = find_studies(root, inside=path)
+    return [replace(part, root=root) for part in found if not part.is_empty]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -281,15 +325,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _listing(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, size and time of every regular file below a folder, in order."""
+    """Name, size and time of everything below a folder that is no folder, in order."""
     found = []
-    for parent, _, names in os.walk(folder):
-        for name in names:
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
             path = os.path.join(parent, name)  # noqa: PTH118
             try:
                 status = os.lstat(path)
             except OSError:
                 continue
-            if stat.S_ISREG(status.st_mode):
+            if not stat.S_ISDIR(status.st_mode):
                 found.append((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
     yield from sorted(found)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from pydicom import dcmread
 
 from medseg.core.errors import InputError, MedsegError
@@ -29,6 +30,8 @@ from medseg.dicom.parse import quiet
 from medseg.dicom.volumes import read_found
 from medseg.services.local_disk import is_full
 from medseg.sources.dicom_folder import case_keys
+from medseg.sources.image_files import file_key, read_geometry, read_image
+from medseg.sources.read_rules import ReadRules
 
 _IDENTIFYING = (
     "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName",
@@ -37,6 +40,8 @@ _IDENTIFYING = (
     "PatientAddress", "PatientMotherBirthName", "OperatorsName", "PerformingPhysicianName",
 )  # fmt: skip
 _MAX_LOOKED_AT = 200
+DETACHED = (".hdr", ".hdr.gz", ".img", ".img.gz", ".nhdr", ".mhd")
+"""Endings of image files that are not all there is of an image."""
 _DESCRIBING = ("SeriesDescription", "ProtocolName", "ContrastBolusAgent", "BodyPartExamined")
 
 
@@ -50,6 +55,11 @@ def serve(requests: BinaryIO, answers: BinaryIO, *, memory_bytes: int) -> None:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    answer_each(requests, answers)
+
+
+def answer_each(requests: Iterable[bytes], answers: BinaryIO) -> None:
+    """As `serve`, without limits of its own."""
     for line in requests:
         request = json.loads(line)
         body: Any = b""
@@ -78,6 +88,8 @@ def serve(requests: BinaryIO, answers: BinaryIO, *, memory_bytes: int) -> None:
 
 
 def _index(request: Mapping[str, Any]) -> dict[str, Any]:
+    if request.get("images"):
+        return _index_image(request)
     root, path = Path(request["root"]), Path(request["path"])
     files = loose_files(path) if request.get("is_loose") else find_files(path)
     options = {key: request[key] for key in ("on_gap", "trust_positions")}
@@ -93,14 +105,47 @@ def _index(request: Mapping[str, Any]) -> dict[str, Any]:
     refused = [_told(error, words) for error in index.refused]
     if not volumes and not refused:
         reasons = sorted({item.reason.removeprefix("is ") for item in index.left_out})
+        is_closed = any("cannot be" in reason for reason in reasons)
         error = InputError(
             path,
             "holds no DICOM image" + (f" (found: {'; '.join(reasons[:5])})" if reasons else ""),
-            "send images; other objects need no segmentation",
-            code="E_NO_IMAGES",
+            "check the permissions"
+            if is_closed
+            else "send images; other objects need no segmentation",
+            code="E_UNREADABLE" if is_closed else "E_NO_IMAGES",
         )
         refused = [_told(error, words)]
     return {"volumes": volumes, "refused": refused}
+
+
+def _index_image(request: Mapping[str, Any]) -> dict[str, Any]:
+    """As `_index`, of one image file that is no DICOM."""
+    path, root = Path(request["path"]), Path(request["root"])
+    geometry = read_geometry(path, rules=_rules(request))
+    folders = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
+    volume = {
+        "key": "_".join([*folders, file_key(path)]),
+        "series": plain_series(SeriesRef("", "", "", "", (path,))),
+        "identity": ["image", _image_digest(path, _rules(request))],
+        "facts": {
+            "modality": "", "description": "", "body_part": "", "has_contrast": False,
+            "slice_thickness_mm": geometry.spacing_mm[2], "num_slices": geometry.shape[2],
+        },
+    }  # fmt: skip
+    return {"volumes": [volume], "refused": []}
+
+
+def _image_digest(path: Path, rules: ReadRules) -> str:
+    """Of the file; of the voxels, if the file is a header whose voxels lie in another."""
+    if not path.name.lower().endswith(DETACHED):
+        return _digest([path])
+    array = np.ascontiguousarray(read_image(path, rules=rules).array)
+    head = path.read_bytes() + array.dtype.str.encode()
+    return hashlib.sha256(head + hashlib.sha256(array.data).digest()).hexdigest()
+
+
+def _rules(request: Mapping[str, Any]) -> ReadRules:
+    return ReadRules(bool(request.get("allow_unknown_orientation")))
 
 
 def loose_files(folder: Path) -> Files:
@@ -154,14 +199,17 @@ def _facts(found: FoundVolume, first: Path) -> dict[str, Any]:
 
 def _read(request: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     series = series_of(request["series"])
-    found = found_volume(
-        series, on_gap=request["on_gap"], trust_positions=request["trust_positions"]
-    )
-    volume = read_found(found, on_tilt=request.get("on_tilt", "resample"))
+    if request.get("images"):
+        volume = read_image(series.paths[0], rules=_rules(request))
+    else:
+        found = found_volume(
+            series, on_gap=request["on_gap"], trust_positions=request["trust_positions"]
+        )
+        volume = read_found(found, on_tilt=request.get("on_tilt", "resample"))
     array = volume.array
     if not array.flags.c_contiguous:
         array = array.copy()
-    words = _words(series.paths)
+    words = () if request.get("images") else _words(series.paths)
     answer = {
         "shape": array.shape,
         "dtype": array.dtype.str,
@@ -206,6 +254,8 @@ def _digest(paths: Iterable[Path]) -> str:
 
 
 def _paths_of(request: Mapping[str, Any]) -> list[Path]:
+    if request.get("images"):
+        return []
     if "series" in request:
         return [Path(path) for path in request["series"]["paths"]]
     try:

@@ -60,6 +60,8 @@ class WatchFolder:
         now, count = time.monotonic(), 0
         growing: dict[Path, tuple[str, float]] = {}
         for study in find_studies(self.folder):
+            if study.is_empty:  # its files may be on their way
+                continue
             before, since = self._seen.get(study.path, ("", now))
             if study.fingerprint != before:
                 since = now

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import io
+import json
+import os
 import shutil
+import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from service_cases import (
@@ -14,9 +19,10 @@ from service_cases import (
     tiny_bundle,
 )
 
+from medseg.services import reading
 from medseg.services.desk import listed, retry
 from medseg.services.executors import LocalExecutor, Workplace
-from medseg.services.intake import find_studies, receive_studies
+from medseg.services.intake import receive_studies
 from medseg.services.ledger import Ledger
 from medseg.services.publish import is_intact
 from medseg.services.reader import Reader, ReadLimits
@@ -259,6 +265,53 @@ def test_a_job_that_ended_its_worker_too_often_is_set_aside(place, tmp_path):
     assert "begun 3 times" in job.sentence
 
 
+def test_blows_that_hit_all_jobs_at_hand_set_none_of_them_aside(place, tmp_path):
+    for number in range(4):
+        ct_study(tmp_path / "in" / f"study_{number}", number)
+    receive(place, tmp_path / "in")
+    for number in range(12):
+        for _ in range(2):
+            place.ledger.lease(f"worker {number}", lease_s=-1)
+        place.ledger.recover()
+
+    work(place, max_attempts=2)
+
+    jobs = listed(place.ledger)
+    assert [(job.state, job.attempts) for job in jobs] == [("done", 0)] * 4
+
+
+def test_a_job_that_was_at_hand_when_a_worker_was_lost_is_worked_on_alone(tmp_path, bundle):
+    held = {}
+
+    class Watched(Threshold):
+        def predict(self, case):
+            time.sleep(0.2)  # so that others would be read meanwhile
+            rows = place.ledger.query("SELECT name FROM jobs WHERE state = 'leased'")
+            held[case.key] = {name for (name,) in rows}
+            return super().predict(case)
+
+    place = workplace(
+        tmp_path, {"model": recipe(bundle)}, build_predictor=lambda made, options: Watched()
+    )
+    for number in range(3):
+        ct_study(tmp_path / "in" / f"study_{number}", number)
+    receive(place, tmp_path / "in")
+    for _ in range(3):
+        place.ledger.lease("a worker that ends", lease_s=-1)
+    place.ledger.recover()
+    work(place)  # studies are looked at alone, and their series are fresh
+    place.ledger.query("UPDATE jobs SET state = 'received' WHERE kind = 'series'")
+    for _ in range(3):
+        place.ledger.lease("a worker that ends", lease_s=-1)
+    place.ledger.recover()
+    held.clear()
+
+    work(place)
+
+    assert held == {f"study_{number}": {f"study_{number}"} for number in range(3)}
+    assert {job.state for job in listed(place.ledger)} == {"done"}
+
+
 def test_what_a_killed_worker_has_left_unfinished_is_swept(place, tmp_path):
     left = tmp_path / "out" / ".medseg-unfinished" / "1-1"
     left.mkdir(parents=True)
@@ -326,7 +379,62 @@ def test_links_are_never_followed_out_of_the_folder(place, tmp_path):
         (tmp_path / "in" / "study" / path.name).symlink_to(path)
     ct_study(tmp_path / "in" / "own", 1)
 
-    assert [study.path.name for study in find_studies(tmp_path / "in")] == ["own"]
+    receive(place, tmp_path / "in")
+
+    work(place)
+
+    found = {Path(job.source["path"]).name: (job.state, job.code) for job in listed(place.ledger)}
+    assert found == {
+        "linked": ("quarantined", "E_NO_IMAGES"),
+        "own": ("done", ""),
+        "study": ("quarantined", "E_NO_IMAGES"),
+    }
+    sentences = "".join(job.sentence for job in listed(place.ledger))
+    assert sentences.count("links are not followed") == 2
+
+
+def test_what_holds_nothing_that_can_be_read_is_set_aside_too(place, tmp_path, monkeypatch):
+    for name in ("empty", "pipe", "socket", "dangling"):
+        (tmp_path / "in" / name / "below").mkdir(parents=True)
+    os.mkfifo(tmp_path / "in" / "pipe" / "below" / "image.dcm")
+    (tmp_path / "in" / "dangling" / "image.dcm").symlink_to(tmp_path / "nothing")
+    with socket.socket(socket.AF_UNIX) as bound:
+        monkeypatch.chdir(tmp_path / "in" / "socket")  # the names of sockets must be short
+        bound.bind("image.dcm")
+    ct_study(tmp_path / "in" / "good", 1)
+    receive(place, tmp_path / "in")
+
+    work(place)
+
+    found = {Path(job.source["path"]).name: (job.state, job.code) for job in listed(place.ledger)}
+    assert found.pop("good") == ("done", "")
+    assert found == dict.fromkeys(
+        ["empty", "pipe", "socket", "dangling"], ("quarantined", "E_NO_IMAGES")
+    )
+    ct_study(tmp_path / "in" / "empty", 2)
+    receive(place, tmp_path / "in")
+    work(place)
+    assert place.ledger.counts()["quarantined"] == 3
+    assert sum(bool(job.results) for job in listed(place.ledger)) == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_told_of_as_that(tmp_path, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", closed)  # the superuser may list everything
+
+    answers = io.BytesIO()
+    request = {
+        "do": "index", "path": str(tmp_path), "root": str(tmp_path), "keep": "", "on_gap": "refuse",
+        "trust_positions": False,
+    }  # fmt: skip
+    reading.answer_each([json.dumps(request).encode()], answers)
+
+    told = json.loads(answers.getvalue()[4:])
+    assert [(item["code"], item["remedy"]) for item in told["refused"]] == [
+        ("E_UNREADABLE", "check the permissions")
+    ]
 
 
 def test_a_part_that_ends_the_reading_process_does_not_take_the_others_with_it(
