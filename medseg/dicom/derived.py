@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import date
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -24,6 +23,7 @@ from medseg.dicom.uids import UUID_ROOT, derive_uid
 MANUFACTURER = "medseg"
 NOT_REVIEWED = "AI result, not reviewed"
 ARTIFICIAL_INTELLIGENCE = CodedConcept("123110", "DCM", "Artificial Intelligence")
+NO_DATE = "19000101"
 _ACQUISITION_EQUIPMENT = CodedConcept("109101", "DCM", "Acquisition Equipment")
 
 # Modules Patient, Clinical Trial Subject, General Study, Patient Study: copied where present.
@@ -208,10 +208,11 @@ def copy_elements(source: Dataset, target: Dataset, keywords: Iterable[str]) -> 
 def _content_date_and_time(source: Dataset) -> tuple[str, str]:
     """The source's own date and time, from the most to the least particular.
 
-    A series stripped of all dates gives today's: the content date of an object may not be empty.
+    A series stripped of all dates gives a day that nobody takes for true, as the content date of an
+    object may not be empty, and today's would give other bytes tomorrow.
     """
-    for name in ("Acquisition", "Content", "Series", "Study"):
+    for name in ("Acquisition", "Content", "Series", "Study", "InstanceCreation"):
         day = source.get(f"{name}Date")
         if day:
             return str(day), str(source.get(f"{name}Time") or "000000")
-    return date.today().strftime("%Y%m%d"), "000000"
+    return NO_DATE, "000000"

@@ -376,6 +376,18 @@ def test_missing_optional_elements_are_written_empty(tmp_path):
     assert seg.SeriesNumber == 1
 
 
+def test_a_series_without_any_date_gives_the_same_bytes_on_every_day(tmp_path):
+    def strip(dataset, number):
+        for keyword in [name for name in dataset.dir() if "Date" in name]:
+            delattr(dataset, keyword)
+
+    case, grid = dicom_objects.series_case(tmp_path / "in", GRIDS["axial"], edit=strip)
+
+    seg = pydicom.dcmread(write(blobs(grid), case, tmp_path))
+
+    assert (seg.SeriesDate, seg.ContentDate, seg.ContentTime) == ("19000101", "19000101", "000000")
+
+
 def test_a_result_of_a_lossy_image_is_marked_lossy(tmp_path):
     def mark(dataset, number):
         dataset.LossyImageCompression = "01"
