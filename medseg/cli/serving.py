@@ -18,20 +18,24 @@ from medseg.config.build import build
 from medseg.core.errors import ConfigError
 from medseg.inference.ensemble import load_bundles
 from medseg.services.ledger import Ledger
-from medseg.services.models import ModelRecipe, recipe_of
+from medseg.services.models import ModelRecipe, baseline_recipe, recipe_of
 from medseg.services.rules import SeriesRule
 
 TERMINATED = 143
 
 
 def recipes_of(cfg: DictConfig) -> dict[str, ModelRecipe]:
-    """The models of a configuration by name: `models`, or the one `bundle` for every series.
+    """The models of a configuration by name: `models`, or the one `bundle` or baseline for every
+    series.
 
     Raises:
-        ConfigError: there is none, or a rule cannot be understood.
+        ConfigError: there is none, there are several kinds, or a rule cannot be understood.
         BundleError: a bundle is missing or damaged.
     """
     plain = _plain(cfg.models)
+    baseline = _plain(cfg.get("baseline"))
+    if baseline:
+        return {"model": _baseline_recipe(cfg, baseline)}
     if not plain and cfg.bundle is None:
         raise ConfigError("bundle", "no model is given", "set bundle=<folder> or models")
     entries = plain or {"model": {"bundle": cfg.bundle}}
@@ -50,6 +54,7 @@ def recipes_of(cfg: DictConfig) -> dict[str, ModelRecipe]:
             inference=_plain(cfg.inference),
             postprocess=_plain(cfg.postprocess),
             output=_plain(cfg.output),
+            deidentify=_plain(cfg.deidentify),
             device=cfg.device,
         )
     for recipe in recipes.values():
@@ -57,6 +62,22 @@ def recipes_of(cfg: DictConfig) -> dict[str, ModelRecipe]:
         if notice:
             console.print(notice, style="bold yellow", markup=False)
     return recipes
+
+
+def _baseline_recipe(cfg: DictConfig, baseline: Mapping[str, Any]) -> ModelRecipe:
+    if cfg.bundle is not None or cfg.models:
+        raise ConfigError(
+            "baseline",
+            "is given beside bundle or models",
+            "leave one of them out: either segments by itself",
+        )
+    if _plain(cfg.postprocess):
+        raise ConfigError(
+            "postprocess",
+            "is not applied to baselines by batch",
+            "leave it out, or use predict baseline=...",
+        )
+    return baseline_recipe(baseline, output=_plain(cfg.output), deidentify=_plain(cfg.deidentify))
 
 
 def work_folder(cfg: DictConfig) -> Path:

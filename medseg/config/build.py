@@ -25,7 +25,8 @@ from medseg.core.errors import ConfigError, MedsegError
 # packages are not listed, because they hold functions that load code or unpickle files (torch.hub,
 # torch.load, monai.bundle).
 ALLOWED_PACKAGES: tuple[str, ...] = (
-    "medseg.baselines", "medseg.core", "medseg.data", "medseg.inference", "medseg.losses",
+    "medseg.baselines", "medseg.core", "medseg.data", "medseg.dicom.deidentify",
+    "medseg.inference", "medseg.losses",
     "medseg.metrics", "medseg.models", "medseg.reports", "medseg.services", "medseg.sources",
     "medseg.tasks",
     "medseg.training", "medseg.transforms", "medseg.writers",

@@ -307,6 +307,7 @@ class Pipeline:
             job=step.job,
             writers=model.writers,
             folder=self.place.output,
+            deidentify=model.deidentify,
         )
         seconds = time.monotonic() - step.began
         details = {

@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medseg import __version__
+from medseg.baselines.predictor import Baseline
 from medseg.config.build import accepts, build
 from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.protocols import Predictor, Writer
+from medseg.dicom.deidentify import BasicProfile
 from medseg.inference.cases import Segmented, segment, unexpected_error
 from medseg.inference.ensemble import BundleGroup, EnsemblePredictor, load_bundles
 from medseg.inference.object_predictor import ObjectPredictor
@@ -33,12 +36,15 @@ class ModelRecipe:
 
     Args:
         name: of the model among those of the service; part of the file names if there are several.
-        bundle: folder, or folders of bundles that segment together.
-        sha256: of the bundle or bundles, as checked when the service started.
+        bundle: folder, or folders of bundles that segment together; "" for a baseline.
+        sha256: of the bundle or bundles, as checked when the service started; of a baseline, of its
+            options.
         rule: which series it is for.
         inference, postprocess: nodes of the configuration; empty for what the bundle says.
         output: nodes of the writers by name.
+        deidentify: node of the profile that results go out under; empty for none.
         device: "cpu" or "cuda"; None takes a GPU where there is one.
+        baseline: node of a classical method that segments instead of a bundle.
     """
 
     name: str
@@ -48,20 +54,26 @@ class ModelRecipe:
     inference: Mapping[str, Any] = field(default_factory=dict)
     postprocess: Mapping[str, Any] = field(default_factory=dict)
     output: Mapping[str, Any] = field(default_factory=dict)
+    deidentify: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
+    baseline: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def config_hash(self) -> str:
         """Of the options that decide what a result looks like."""
-        return job_key(self.inference, self.postprocess, self.output)
+        profile = [self.deidentify] if self.deidentify else []
+        return job_key(self.inference, self.postprocess, self.output, *profile)
 
 
 def build_network_predictor(recipe: ModelRecipe, options: Mapping[str, Any]) -> Predictor:
-    """The bundle's networks, with some options of inference or the device replaced.
+    """The bundle's networks, some options of inference or the device replaced; or the baseline.
 
     Raises:
         BundleError: the bundle was changed since the service started, or is damaged.
     """
+    if recipe.baseline:
+        baseline: Baseline = build(recipe.baseline)
+        return baseline
     bundle = load_bundles(recipe.bundle)
     if bundle.sha256 != recipe.sha256:
         raise ConfigError(
@@ -97,12 +109,19 @@ class LoadedModel:
         self._build = build_predictor
         self._predictor: Predictor | None = None
         self._writers: Sequence[Writer] | None = None
+        self._profile: BasicProfile | None = None
 
     @property
     def writers(self) -> Sequence[Writer]:
         if self._writers is None:
             self._writers = build_writers(self.recipe)
         return self._writers
+
+    @property
+    def deidentify(self) -> BasicProfile | None:
+        if self._profile is None and self.recipe.deidentify:
+            self._profile = build(self.recipe.deidentify)
+        return self._profile
 
     def load(self) -> Predictor:
         if self._predictor is None:
@@ -150,28 +169,60 @@ def recipe_of(
     inference: Mapping[str, Any],
     postprocess: Mapping[str, Any],
     output: Mapping[str, Any],
+    deidentify: Mapping[str, Any] | None = None,
     device: str | None = None,
 ) -> ModelRecipe:
     """The recipe of a bundle as it is now, each file checked; see `ModelRecipe`.
 
     Raises:
         BundleError: the bundle is damaged or missing.
-        ConfigError: there is no output.
+        ConfigError: there is no output, or no key to de-identify with.
     """
+    _check_ways_out(output, deidentify)
+    sha256 = load_bundles(bundle).sha256
+    return ModelRecipe(
+        name, bundle, sha256, rule, inference, postprocess, output, deidentify or {}, device
+    )
+
+
+def baseline_recipe(
+    baseline: Mapping[str, Any],
+    *,
+    output: Mapping[str, Any],
+    deidentify: Mapping[str, Any] | None = None,
+) -> ModelRecipe:
+    """The recipe of a classical method, for every series.
+
+    Raises:
+        ConfigError: there is no output, or no key to de-identify with.
+    """
+    _check_ways_out(output, deidentify)
+    sha256 = job_key("baseline", __version__, baseline)
+    return ModelRecipe(
+        "model", "", sha256, output=output, deidentify=deidentify or {}, baseline=baseline
+    )
+
+
+def _check_ways_out(output: Mapping[str, Any], deidentify: Mapping[str, Any] | None) -> None:
     if not output:
         raise ConfigError("output", "names no format", "set output=[dicom_seg]")
-    sha256 = load_bundles(bundle).sha256
-    return ModelRecipe(name, bundle, sha256, rule, inference, postprocess, output, device)
+    if deidentify:
+        profile: BasicProfile = build(deidentify)
+        profile.load_key()  # told of now rather than with the first result
 
 
 def build_writers(recipe: ModelRecipe) -> list[Writer]:
-    """One writer for each output; those that name the algorithm are told the bundle."""
-    bundle = load_bundles(recipe.bundle)
-    facts = {
-        "algorithm_name": bundle.name,
-        "algorithm_version": bundle.version,
-        "bundle_sha256": bundle.sha256,
-    }
+    """One writer for each output; those that name the algorithm are told the bundle or method."""
+    if recipe.baseline:
+        baseline: Baseline = build(recipe.baseline)
+        facts = {"algorithm_name": f"medseg {baseline.name}", "algorithm_version": __version__}
+    else:
+        bundle = load_bundles(recipe.bundle)
+        facts = {
+            "algorithm_name": bundle.name,
+            "algorithm_version": bundle.version,
+            "bundle_sha256": bundle.sha256,
+        }
     return [
         build(node, **{key: value for key, value in facts.items() if accepts(node, key)})
         for node in recipe.output.values()

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom import dcmread
@@ -17,6 +18,7 @@ from pydicom import dcmread
 from medseg.core.errors import OutputError
 from medseg.core.identity import Case
 from medseg.core.protocols import Writer
+from medseg.dicom.deidentify import BasicProfile
 from medseg.inference.cases import Segmented, write_segmented
 from medseg.services.jobs import Job, Result
 from medseg.services.local_disk import flush_folder
@@ -25,11 +27,18 @@ _ASIDE = ".medseg-unfinished"
 
 
 def publish(
-    segmented: Segmented, case: Case, *, job: Job, writers: Sequence[Writer], folder: Path
+    segmented: Segmented,
+    case: Case,
+    *,
+    job: Job,
+    writers: Sequence[Writer],
+    folder: Path,
+    deidentify: BasicProfile | None = None,
 ) -> list[Result]:
     """Writes the results of a job into a folder; the files, durable when this returns.
 
-    The same job gives the same names and bytes, so that a repetition changes nothing.
+    The same job gives the same names and bytes, so that a repetition changes nothing. With
+    `deidentify` no file says who the patient is, by its name or its content.
 
     Raises:
         MedsegError: a writer refused the result, or a file cannot be written; then there is none.
@@ -37,7 +46,12 @@ def publish(
     aside = folder / _ASIDE / f"{job.id}-{job.token}"
     try:
         aside.mkdir(parents=True, exist_ok=True)
+        if deidentify is not None:
+            case = replace(case, key=deidentify.name(case.key))
         paths = write_segmented(segmented, case, writers=writers, folder=aside)
+        if deidentify is not None:
+            for path in paths:
+                _deidentify(path, deidentify)
         results = [_described(path, folder / path.relative_to(aside)) for path in paths]
         for path, result in zip(paths, results, strict=True):
             target = Path(result.path)
@@ -68,6 +82,17 @@ def is_intact(result: Result) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == result.sha256
     except OSError:
         return False
+
+
+def _deidentify(path: Path, profile: BasicProfile) -> None:
+    if path.suffix != ".dcm":
+        return
+    dataset = dcmread(path)
+    profile.apply(dataset)
+    with path.open("wb") as file:
+        dataset.save_as(file, enforce_file_format=True)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _described(path: Path, target: Path) -> Result:

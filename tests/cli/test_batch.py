@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from command_line import medseg_main
+from learning_cases import block
 from service_cases import CANARY, ct_study, tiny_bundle
 
 from medseg.cli.commands import main
 from medseg.services.audit import check_chain
+from medseg.sources.nifti_io import read_nifti
+from medseg.writers.nifti_file import write_nifti
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +185,76 @@ def test_several_bundles_segment_studies_together(tmp_path):
     assert set(json.loads(quality.read_text())["expected_dice"]) == {"liver", "tumour"}
     assert CANARY not in quality.read_text()
     assert not [path for path in (tmp_path / "out").rglob("*") if CANARY in path.name]
+
+
+def test_a_classical_method_segments_a_tree_of_studies_too(tmp_path, capsys):
+    for number in range(2):
+        ct_study(tmp_path / "in" / f"study_{number}", number)
+    command = ["baseline=otsu" if "bundle=" in word else word for word in words(tmp_path)]
+
+    assert main(command) == 0
+
+    assert [job["state"] for job in listed(tmp_path, capsys)] == ["done", "done"]
+    seg = pydicom.dcmread(tmp_path / "out" / "study_1.dcm")
+    assert seg.SegmentSequence[0].SegmentAlgorithmName == "medseg baseline Otsu"
+    assert seg.pixel_array.any()
+
+
+def test_a_classical_method_and_a_bundle_are_one_too_many(tmp_path, capsys):
+    assert main([*words(tmp_path), "baseline=otsu"]) == 1
+
+    assert "baseline: is given beside bundle or models" in capsys.readouterr().err
+
+
+def test_results_go_out_without_the_patient(tmp_path, capsys):
+    tiny_bundle(tmp_path / "bundle")
+    ct_study(tmp_path / "in" / f"{CANARY}_1", 0)
+    (tmp_path / "key").write_text("0123456789abcdef0123456789abcdef")
+    command = [word for word in words(tmp_path) if not word.startswith("output=")]
+    options = ["deidentify=basic", f"deidentify.key_file={tmp_path / 'key'}"]
+
+    assert main([*command, *options, "output=[dicom_seg,dicom_sr,nifti,rtstruct]"]) == 0
+
+    paths = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(paths) == 4
+    for path in paths:
+        assert CANARY not in path.name
+        assert CANARY.encode() not in path.read_bytes(), path.name
+    assert {path.name.partition(".")[0].split("_")[0] for path in paths} == {"case"}
+    found = [pydicom.dcmread(path) for path in paths if path.suffix == ".dcm"]
+    assert len({one.StudyInstanceUID for one in found}) == 1
+    assert {str(one.PatientIdentityRemoved) for one in found} == {"YES"}
+
+
+def test_without_a_key_nothing_is_begun(tmp_path, capsys):
+    tiny_bundle(tmp_path / "bundle")
+    ct_study(tmp_path / "in" / "study", 0)
+    options = ["deidentify=basic", f"deidentify.key_file={tmp_path / 'none'}"]
+
+    assert main([*words(tmp_path), *options]) == 1
+
+    assert "deidentify.key_file: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_nifti_files_is_a_tree_of_studies_too(tmp_path, capsys):
+    image, _ = block(1, modality="CT")
+    for name in ("a", "b"):
+        write_nifti(image.array[0], image.geometry, tmp_path / "in" / "ward" / f"{name}.nii.gz")
+    content = (tmp_path / "in" / "ward" / "a.nii.gz").read_bytes()
+    (tmp_path / "in" / "broken.nii.gz").write_bytes(content[: len(content) // 2])
+    command = ["baseline=otsu" if "bundle=" in word else word for word in words(tmp_path)]
+    command = [word for word in command if not word.startswith("output=")]
+
+    assert main([*command, "source=nifti_files"]) == 1
+    assert "output: names dicom_seg, which need DICOM series" in capsys.readouterr().err
+    assert main([*command, "source=nifti_files", "output=[nifti]"]) == 3
+
+    jobs = {Path(job["source"]).name: job for job in listed(tmp_path, capsys)}
+    states = {name: job["state"] for name, job in jobs.items()}
+    assert states == {"a.nii.gz": "done", "b.nii.gz": "done", "broken.nii.gz": "quarantined"}
+    assert jobs["a.nii.gz"]["name"] == "ward_a"
+    assert jobs["broken.nii.gz"]["code"].startswith("E_")
+    written = read_nifti(tmp_path / "out" / "ward_a.nii.gz")
+    np.testing.assert_allclose(written.geometry.affine, image.geometry.affine, atol=1e-4)
+    assert written.array.any()

@@ -25,6 +25,7 @@ COMMANDS = (
 GIVEN = {
     "bundle",
     "data.source.folder",
+    "deidentify.key_file",
     "destination.ae_title",
     "destination.host",
     "destination.url",
@@ -43,6 +44,7 @@ HOMES = {
     "baseline": ("medseg.baselines.",),
     "callbacks": ("medseg.training.", "lightning.pytorch.callbacks."),
     "data": ("medseg.data.", "medseg.sources."),
+    "deidentify": ("medseg.dicom.",),
     "destination": ("medseg.services.",),
     "executor": ("medseg.services.",),
     "inference": ("medseg.inference.",),
