@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydicom import Dataset, dcmread
 
 from medseg.core.errors import ConfigError
+from medseg.services.commitment import CommitmentClient
 from medseg.services.dimse import TlsFiles, client_entity, connect
 from medseg.services.jobs import Result
 from medseg.services.sender import RefusedError, UnavailableError
@@ -31,10 +32,17 @@ class DicomDestination:
         ae_title: of the archive.
         host, port: where it listens.
         calling_ae_title: what medseg calls itself.
-        check: "find" asks the archive for each result at the level of instances; "none" takes
-            its word.
+        check: "find" asks the archive for each result at the level of instances; "commitment" asks
+            it to commit itself to each (storage commitment), and a result counts as delivered only
+            then; "none" takes its word.
         timeout_s: for connecting and for each answer.
         tls: files of certificate, key and the authority trusted; None speaks without TLS.
+        commitment_host, commitment_port: where the archive's commitments come, for
+            check="commitment"; the archive must know `calling_ae_title` at this port.
+        commitment_within_s: how long to wait for one before another result has its turn.
+
+    Raises:
+        ConfigError: commitment is wanted, and there is no port for it.
     """
 
     def __init__(
@@ -44,10 +52,19 @@ class DicomDestination:
         port: int,
         *,
         calling_ae_title: str = "MEDSEG",
-        check: Literal["find", "none"] = "find",
+        check: Literal["find", "commitment", "none"] = "find",
         timeout_s: float = 30.0,
         tls: dict[str, str] | None = None,
+        commitment_host: str = "127.0.0.1",
+        commitment_port: int | None = None,
+        commitment_within_s: float = 30.0,
     ) -> None:
+        if check == "commitment" and commitment_port is None:
+            raise ConfigError(
+                "destination.commitment_port",
+                "is not set, so that the archive's commitments could not arrive",
+                "set the port at which the archive knows destination.calling_ae_title",
+            )
         self.ae_title = ae_title
         self.host = host
         self.port = port
@@ -55,6 +72,17 @@ class DicomDestination:
         self.check = check
         self.timeout_s = timeout_s
         self.tls = TlsFiles(**tls) if tls else None
+        self.commitment = CommitmentClient(
+            ae_title,
+            host,
+            port,
+            calling_ae_title=calling_ae_title,
+            listen_host=commitment_host,
+            listen_port=commitment_port or 0,
+            within_s=commitment_within_s,
+            timeout_s=timeout_s,
+            tls=self.tls,
+        )
 
     def send(self, result: Result) -> None:
         with Path(result.path).open("rb") as file:
@@ -75,6 +103,8 @@ class DicomDestination:
     def holds(self, result: Result) -> bool:
         if self.check == "none":
             return True
+        if self.check == "commitment":
+            return self.commitment.is_committed(result)
         wanted = Dataset()
         wanted.QueryRetrieveLevel = "IMAGE"
         wanted.StudyInstanceUID = result.study_uid
