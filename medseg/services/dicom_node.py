@@ -112,6 +112,7 @@ class DicomNode:
         self._reception = reception
         reception.open()
         reception.announce_orphans(quiet_s=self.quiet_s)
+        reception.hold_back(quiet_s=self.quiet_s)
         entity = library.AE(ae_title=self.ae_title)
         entity.require_called_aet = True
         entity.acse_timeout = self.speak_within_s

@@ -154,6 +154,18 @@ class Reception:
             self.announce(folder, quiet_s=quiet_s)
         return len(orphans)
 
+    def hold_back(self, *, quiet_s: float) -> None:
+        """Lets senders that the end of the last run has cut off go on before their studies, of
+        which a part is there, are looked at.
+        """
+        until = self.ledger.clock() + quiet_s
+        with self.ledger.transaction() as connection:
+            connection.execute(
+                "UPDATE jobs SET not_before = max(not_before, ?) WHERE state = 'received' "
+                "AND kind = 'study' AND json_extract(source, '$.root') = ?",
+                (until, str(self.folder.absolute())),
+            )
+
     def receive(self, study: StudyFolder) -> bool:
         """Adds a study of files that stay where they are; False if it is known."""
         return self.ledger.receive(study_job(study, list(self.models.values()), self.reading))

@@ -121,9 +121,9 @@ def run_service(
             overlays=overlays,
         )
         health.start()
-    worker.start()
     try:
-        intake.start(reception)
+        intake.start(reception)  # first, so that it can say what is not to be worked on yet
+        worker.start()
         outbox = None
         if destination is not None:
             outbox = start_sender(Sender(ledger, destination), stop)
@@ -137,7 +137,8 @@ def run_service(
     finally:
         stop.set()
         intake.stop()
-        worker.join()
+        if worker.ident is not None:
+            worker.join()
         if health is not None:
             health.stop()
     if outbox is not None:

@@ -255,6 +255,19 @@ def test_a_study_that_lay_on_the_disk_when_the_program_ended_is_looked_at(
     assert [job.kind for job in reception.ledger.jobs()] == ["study"]
 
 
+def test_a_study_that_was_cut_off_by_a_restart_waits_for_its_sender_to_go_on(
+    listening, reception, study
+):
+    node = listening(quiet_s=0.0)
+    store(node, study[:6])
+    node.stop()
+
+    listening(quiet_s=3600.0)
+
+    assert reception.ledger.num_open() == 1
+    assert reception.ledger.lease("worker", lease_s=60) is None
+
+
 def test_storage_commitment_is_answered_over_an_association_of_its_own(listening, study, tmp_path):
     reports, came = [], threading.Event()
 

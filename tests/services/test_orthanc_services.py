@@ -1,4 +1,7 @@
-"""Services between a scanner and a real PACS: Orthanc, in a network namespace of its own."""
+"""Services between a scanner and a real PACS: Orthanc, in a network namespace of its own.
+
+`benchmarks/hospital.py kills` is the same with 120 studies and 65 kills.
+"""
 
 from __future__ import annotations
 
@@ -43,21 +46,12 @@ def exchange(tmp_path):
     return run
 
 
-def test_every_study_has_one_result_in_the_archive(exchange):
-    report = exchange(num_store=2, num_web=2, within_s=600)
+def test_nothing_is_lost_or_doubled_while_the_archive_and_a_service_are_killed(exchange):
+    report = exchange(num_store=2, num_web=2, pacs_kills=1, medseg_kills=1, within_s=1200)
 
+    assert report["kills"] == {"pacs": 1, "medseg": 1}
     assert sound(report), report
     assert report["exit_codes"] == {"node": 0, "web": 0}
-
-
-@pytest.mark.slow
-def test_nothing_is_lost_or_doubled_while_archive_and_services_are_killed(exchange):
-    report = exchange(
-        num_store=6, num_web=6, pacs_kills=3, medseg_kills=6, pause_s=6, within_s=1200
-    )
-
-    assert report["kills"] == {"pacs": 3, "medseg": 6}
-    assert sound(report), report
 
 
 def sound(report: dict) -> bool:
@@ -66,7 +60,8 @@ def sound(report: dict) -> bool:
     return (
         faults == [0, 0, 0, 0]
         and report["leaks"] == []
-        and all(set(ledger["states"]) == {"done"} for ledger in ledgers)
+        # A study may be looked at once more at any time, so that not all jobs need be done.
+        and all(set(ledger["series"]) == {"done"} and not ledger["codes"] for ledger in ledgers)
         and all(ledger["integrity"] == "ok" and not ledger["files_torn"] for ledger in ledgers)
     )
 
