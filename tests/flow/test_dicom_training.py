@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import phantoms
+import pydicom
 import pytest
 import yaml
 from dicom_objects import case_of
-from pydicom import dcmread
+from service_cases import CANARY
 
 from medseg.bundle import ModelBundle
 from medseg.cli.commands import main
@@ -35,8 +36,9 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
             seed=n,
         )
         for path in paths:
-            header = dcmread(path)
-            header.PatientName, header.PatientID = f"LEAK^{n}", f"LEAK-{n}"
+            header = pydicom.dcmread(path)
+            header.PatientName = f"{CANARY}^NAME{n}"
+            header.PatientID = header.AccessionNumber = header.StudyID = f"{CANARY}-ID{n}"
             header.save_as(path)
         case = case_of(paths)
         drawn = LabelMap(reference.array, reference.geometry, labels)
@@ -48,7 +50,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def train(studies: Path, folder: Path, *options: str) -> Path:
+def train(studies: Path, folder: Path, *options: str, logger: str = "none") -> Path:
     """Trains for two steps; returns the bundle."""
     code = main(
         [
@@ -56,28 +58,35 @@ def train(studies: Path, folder: Path, *options: str) -> Path:
             "data.num_folds=3", "trainer=cpu", "trainer.max_epochs=1", "loader.steps_per_epoch=2",
             "name=hospital", "plan.patch_size=[16,16,8]", "plan.base_channels=4",
             "plan.batch_size=2", "augment=none", f"paths.runs={folder / 'runs'}",
-            f"paths.cache={folder / 'cache'}", "logger=none",
+            f"paths.cache={folder / 'cache'}", f"logger={logger}",
         ]
     )  # fmt: skip
     assert code == 0
     return folder / "runs" / "hospital" / "fold_0" / "bundle"
 
 
-def test_segmentation_objects_of_a_dicom_tree_train_a_network(studies, tmp_path, monkeypatch):
+def test_segmentation_objects_of_a_dicom_tree_train_a_network(
+    studies, tmp_path, monkeypatch, capsys, caplog
+):
     monkeypatch.chdir(tmp_path)
 
-    bundle = train(studies, tmp_path, "data=folder", "data.labels=dicom_seg")
+    bundle = train(studies, tmp_path, "data=folder", "data.labels=dicom_seg", logger="tensorboard")
 
     assert ModelBundle.load(bundle).labels.names == ("background", "liver", "tumour")
     assert (bundle.parent / "run.html").is_file()
-    for path in tmp_path.rglob("*"):
-        assert "LEAK" not in path.name
-        # Only DICOM results name the patient, as the images do.
-        assert path.is_dir() or path.suffix == ".dcm" or b"LEAK" not in path.read_bytes(), path
     split = yaml.safe_load((bundle.parent / "split.yaml").read_text())
     assert sorted([*split["train"], *split["validation"]]) == [
         f"study_{n}_series" for n in range(3)
     ]
+    # No patient is named by what training leaves behind: events of TensorBoard, plots, logs, cache.
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("tfevents" in path.name for path in left)
+    for path in left:
+        assert CANARY not in str(path.relative_to(tmp_path))
+        # Only DICOM results name the patient, as the images do.
+        assert path.suffix == ".dcm" or CANARY.encode() not in path.read_bytes(), path.name
+    said = capsys.readouterr()
+    assert CANARY not in said.out + said.err + caplog.text
 
 
 def test_structure_sets_train_a_network_under_the_names_wanted(studies, tmp_path, monkeypatch):
