@@ -1,5 +1,6 @@
-"""Measures batch and services: bad studies among good ones, kills, and many associations.
+"""Measures batch and services: speed, bad studies among good ones, kills, and many associations.
 
+    PYTHONPATH=.:tests python benchmarks/hospital.py throughput
     PYTHONPATH=.:tests python benchmarks/hospital.py bad
     PYTHONPATH=.:tests python benchmarks/hospital.py associations
     PYTHONPATH=.:tests unshare -n sh -c 'ip link set lo up && python benchmarks/hospital.py kills'
@@ -34,6 +35,38 @@ from medseg.services.ledger import Ledger
 from medseg.services.reception import Reception
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def throughput(folder: Path, *, num_studies: int = 40, num_alone: int = 4) -> None:
+    """Studies by one batch, and some of them by one `predict` each."""
+    bundle = tiny_bundle(folder / "bundle")
+    for number in range(num_studies):
+        ct_study(folder / "in" / f"study_{number:02d}", number)
+    common = [f"bundle={bundle}", "output=[dicom_seg]"]
+    batch = ["executor.disk_reserve_gb=0", "device=cpu", f"paths.ledger={folder / 'l.sqlite'}"]
+    ways = {
+        "batch": [
+            ["batch", *common, *batch, f"source.folder={folder / 'in'}", f"paths.output={folder}/b"]
+        ],
+        "predict, one at a time": [
+            ["predict", *common, f"source.folder={study}", f"paths.output={folder}/p/{study.name}"]
+            for study in sorted((folder / "in").iterdir())[:num_alone]
+        ],
+    }
+    for name, commands in ways.items():
+        began, used = time.monotonic(), os.times()
+        for command in commands:
+            subprocess.run(
+                [sys.executable, "-m", "medseg", *command], capture_output=True, check=True
+            )
+        seconds, after = time.monotonic() - began, os.times()
+        cpu = after.children_user + after.children_system
+        cpu -= used.children_user + used.children_system
+        count = num_studies if name == "batch" else num_alone
+        print(
+            f"{name}: {count} studies in {seconds:.1f} s ({3600 * count / seconds:.0f} an hour), "
+            f"{cpu:.1f} s of processor time ({3600 * count / cpu:.0f} an hour of it)"
+        )
 
 
 def bad(folder: Path) -> None:
@@ -136,4 +169,6 @@ def kills(folder: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
-        {"bad": bad, "associations": associations, "kills": kills}[sys.argv[1]](Path(name))
+        {"throughput": throughput, "bad": bad, "associations": associations, "kills": kills}[
+            sys.argv[1]
+        ](Path(name))

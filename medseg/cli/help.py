@@ -131,7 +131,9 @@ HELP: dict[str, HelpText] = {
         ),
         (
             ("bundle=DIR", "folder of a trained model; [A,B] averages several"),
+            ("baseline=NAME", "a classical method instead: otsu, kmeans, edges ..."),
             ("source.folder=DIR", "studies: one folder or archive each"),
+            ("deidentify=basic", "take the patient out of the results; needs deidentify.key_file"),
             ("output=[dicom_seg,dicom_sr]", "formats to write; put quotes around it"),
             ("paths.output=DIR", "where results go"),
             ("paths.ledger=FILE", "what became of each study; on a disk of this machine"),
