@@ -201,6 +201,8 @@ def test_a_classical_method_segments_a_tree_of_studies_too(tmp_path, capsys):
 
 
 def test_a_classical_method_and_a_bundle_are_one_too_many(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+
     assert main([*words(tmp_path), "baseline=otsu"]) == 1
 
     assert "baseline: is given beside bundle or models" in capsys.readouterr().err
