@@ -64,6 +64,7 @@ class CommitmentClient:
         self._server: Any = None
         self._asked: dict[str, str] = {}  # SOP instance by transaction
         self._outcomes: dict[str, int] = {}  # failure reason by SOP instance; 0 is committed
+        self._unanswered: dict[int, bool] = {}  # associations whose report was taken: thanks sent?
         self._came = threading.Condition()
 
     def is_committed(self, result: Result) -> bool:
@@ -109,7 +110,12 @@ class CommitmentClient:
         entity = client_entity(
             self.calling_ae_title, [(_COMMITMENT, None)], timeout_s=self.timeout_s
         )
-        handlers = [(pynetdicom().evt.EVT_N_EVENT_REPORT, self._on_report)]
+        events = pynetdicom().evt
+        handlers = [
+            (events.EVT_N_EVENT_REPORT, self._on_report),
+            (events.EVT_DIMSE_SENT, self._on_answer),
+            (events.EVT_PDU_SENT, self._on_sent),
+        ]
         with connect(
             entity, self.host, self.port, self.ae_title, tls=self.tls, evt_handlers=handlers
         ) as association:
@@ -129,6 +135,8 @@ class CommitmentClient:
                 self._came.wait_for(
                     lambda: result.sop_instance_uid in self._outcomes, _SAME_ASSOCIATION_SECONDS
                 )
+                # Not released before it has been thanked for.
+                self._came.wait_for(lambda: id(association) not in self._unanswered, self.timeout_s)
 
     def _on_report(self, event: Any) -> tuple[int, None]:
         """Takes an answer; one to a question that was never asked is refused."""
@@ -143,6 +151,7 @@ class CommitmentClient:
         except Exception:  # whatever may be wrong with it
             return 0x0115, None  # invalid argument value
         with self._came:
+            self._unanswered[id(event.assoc)] = False
             uid = self._asked.get(transaction)
             if uid is None:
                 return 0x0115, None
@@ -155,6 +164,19 @@ class CommitmentClient:
             del self._asked[transaction]
             self._came.notify_all()
         return 0x0000, None
+
+    def _on_answer(self, event: Any) -> None:
+        """The thanks for a report are about to be sent."""
+        with self._came:
+            if type(event.message).__name__ == "N_EVENT_REPORT_RSP":
+                self._unanswered[id(event.assoc)] = True
+
+    def _on_sent(self, event: Any) -> None:
+        """Something was sent; behind the thanks, an association may be released."""
+        with self._came:
+            if self._unanswered.get(id(event.assoc)) and type(event.pdu).__name__ == "P_DATA_TF":
+                del self._unanswered[id(event.assoc)]
+                self._came.notify_all()
 
     def _listen(self) -> None:
         if self._server is not None:
@@ -171,7 +193,11 @@ class CommitmentClient:
             self._server = entity.start_server(
                 (self.listen_host, self.listen_port),
                 block=False,
-                evt_handlers=[(library.evt.EVT_N_EVENT_REPORT, self._on_report)],
+                evt_handlers=[
+                    (library.evt.EVT_N_EVENT_REPORT, self._on_report),
+                    (library.evt.EVT_DIMSE_SENT, self._on_answer),
+                    (library.evt.EVT_PDU_SENT, self._on_sent),
+                ],
                 ssl_context=self.tls.context(is_server=True) if self.tls else None,
             )
         except OSError as error:
