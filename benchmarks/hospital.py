@@ -37,7 +37,7 @@ from medseg.services.reception import Reception
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
-def throughput(folder: Path, *, num_studies: int = 40, num_alone: int = 4) -> None:
+def throughput(folder: Path, *, num_studies: int = 30, num_alone: int = 3) -> None:
     """Studies by one batch, and some of them by one `predict` each."""
     bundle = tiny_bundle(folder / "bundle")
     for number in range(num_studies):
