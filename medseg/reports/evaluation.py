@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -230,11 +231,24 @@ def _score(
             surface=settings.surface,
             case=key,
         )
-    except MedsegError as error:
-        return CaseProblem(key, error.code, str(error))
     except Exception as error:  # one case must not end the others
-        logger.debug("scoring %s failed", key, exc_info=True)
-        return CaseProblem(key, "E_UNEXPECTED", f"{key}: {type(error).__name__}: {error}")
+        return problem_of(key, error)
+
+
+def problem_of(key: str, error: Exception) -> CaseProblem:
+    """What is told of a case without scores: never the text of an error that no code foresaw,
+    which may hold a patient's name.
+    """
+    if isinstance(error, MedsegError):
+        return CaseProblem(key, error.code, str(error))
+    logger.debug("scoring %s failed", key, exc_info=error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return CaseProblem(
+        key,
+        "E_UNEXPECTED",
+        f"{key}: failed with {type(error).__name__} in {Path(place.filename).name}, line "
+        f"{place.lineno}; this is a fault in medseg: please report it with this line",
+    )
 
 
 def _completed(scores: list[CaseScore]) -> tuple[CaseScore, ...]:

@@ -23,7 +23,7 @@ from medseg.core.segmentation import (
 )
 from medseg.metrics.object_pairs import ObjectPairs, compare_objects
 from medseg.metrics.panoptic import panoptic_pairs
-from medseg.reports.evaluation import CaseProblem
+from medseg.reports.evaluation import CaseProblem, problem_of
 from medseg.reports.label_files import LabelFiles, find_predictions, find_references
 from medseg.sources.coco import coco_file_in
 from medseg.sources.folder import Folder
@@ -126,16 +126,20 @@ def score_objects(
         try:
             reference = _told_apart(read_reference(), labels, instances_from, where=key)
             prediction = _told_apart(read_prediction(), labels, "reference", where=key)
-            for found in compare_objects(
+            of_things = compare_objects(
                 instances_of(reference), instances_of(prediction), class_ids=class_ids, case=key
-            ):
-                things[found.class_id].append(found)
+            )
+            of_all = []
             if isinstance(reference, PanopticMap) and isinstance(prediction, PanopticMap):
-                for found in panoptic_pairs(reference, prediction, labels=labels, case=key):
-                    panoptic.setdefault(found.class_id, []).append(found)
-        except MedsegError as error:
-            logger.warning("%s is not scored: %s", key, error)
-            problems.append(CaseProblem(key, error.code, str(error)))
+                of_all = panoptic_pairs(reference, prediction, labels=labels, case=key)
+        except Exception as error:  # one case must not end the others
+            problems.append(problem_of(key, error))
+            logger.warning("%s is not scored: %s", key, problems[-1].message)
+        else:
+            for found in of_things:
+                things[found.class_id].append(found)
+            for found in of_all:
+                panoptic.setdefault(found.class_id, []).append(found)
         if on_progress is not None:
             on_progress()
     return ObjectEvaluation(

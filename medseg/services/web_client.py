@@ -54,7 +54,7 @@ class WebClient:
         timeout_s: float = 60.0,
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise ConfigError(
                 "url", "is no http or https address without a password", "such as https://pacs/wado"
             )
