@@ -162,7 +162,7 @@ def run(folder: Path, bundle: Path, wanted: Wanted) -> dict[str, Any]:
         while time.monotonic() < until and (
             sender.is_alive() or _open_jobs(folder) or set(results_in_pacs()) < set(expected)
         ):
-            time.sleep(0.5)
+            time.sleep(1.0)
         seconds = time.monotonic() - began
         found = results_in_pacs()
         report = {
@@ -194,7 +194,7 @@ def _scan(studies: Sequence[Sequence[Path]]) -> None:
         while subprocess.run(
             [*command, *map(str, paths)], capture_output=True, check=False
         ).returncode:
-            time.sleep(0.5)
+            time.sleep(1.0)
 
 
 def _kill_at_random(
@@ -207,7 +207,7 @@ def _kill_at_random(
     counts = {"pacs": 0, "medseg": 0}
     until = time.monotonic() + wanted.within_s
     while victims and not _open_jobs(hospital.folder) and time.monotonic() < until:
-        time.sleep(0.2)
+        time.sleep(0.5)
     for victim in victims:
         time.sleep(choice.uniform(0, 2 * wanted.pause_s))
         if time.monotonic() > until:
@@ -301,7 +301,7 @@ def answer(url: str, *, body: bytes | None = None, tries: int = 240) -> bytes:
         except OSError:
             if number == tries - 1:
                 raise
-            time.sleep(0.5)
+            time.sleep(1.0)
     raise AssertionError("unreachable")
 
 
