@@ -13,7 +13,6 @@ import io
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from orthanc_needed import find_program
 from service_cases import CANARY, ct_study
 
 from medseg.services.ledger import Ledger
@@ -35,7 +35,6 @@ from medseg.services.publish import is_intact
 HTTP, DIMSE, NODE = 8042, 4242, 11112
 BASE = f"http://127.0.0.1:{HTTP}"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-_PATH = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
 
 
 @dataclass
@@ -86,7 +85,7 @@ class Hospital:
 
     def _command(self, name: str) -> list[str]:
         if name == "pacs":
-            program = shutil.which("Orthanc", path=_PATH)
+            program = find_program("Orthanc")
             return [str(program), str(self._pacs_settings())]
         ways = {
             "node": [
@@ -190,7 +189,8 @@ def _count(wanted: Wanted) -> int:
 def _scan(studies: Sequence[Sequence[Path]]) -> None:
     """Sends each study until every instance was taken, as a scanner does."""
     for paths in studies:
-        command = ["storescu", "-to", "10", "-aet", "CT1", "-aec", "MEDSEG", "127.0.0.1", str(NODE)]
+        program = str(find_program("storescu"))
+        command = [program, "-to", "10", "-aet", "CT1", "-aec", "MEDSEG", "127.0.0.1", str(NODE)]
         while subprocess.run(
             [*command, *map(str, paths)], capture_output=True, check=False
         ).returncode:

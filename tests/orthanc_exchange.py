@@ -9,7 +9,6 @@ interface, into FOLDER/<way there>_<way back>/. The server is stopped at the end
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pydicom
+from orthanc_needed import find_program
 
 HTTP, DIMSE = 8042, 4242
 BASE = f"http://127.0.0.1:{HTTP}"
@@ -67,7 +67,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
-    program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+    program = find_program("Orthanc")
     with (folder / "log.txt").open("wb") as log:
         server = subprocess.Popen(
             [str(program), str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT
@@ -86,7 +86,15 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def c_store(file: Path) -> None:
-    command = ["storescu", "-R", "-aec", "ORTHANC", "127.0.0.1", str(DIMSE), str(file)]
+    command = [
+        str(find_program("storescu")),
+        "-R",
+        "-aec",
+        "ORTHANC",
+        "127.0.0.1",
+        str(DIMSE),
+        str(file),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         raise SystemExit(f"C-STORE of {file.name} failed:\n{done.stdout}{done.stderr}")
