@@ -25,7 +25,7 @@ CANARY = "LEAKCANARY"
 DICOM_SEG = {"dicom_seg": {"_target_": "medseg.writers.dicom_seg.DicomSegWriter"}}
 
 
-def tiny_bundle(folder: Path) -> Path:
+def tiny_bundle(folder: Path, *, name: str = "untrained") -> Path:
     """A network as its seed left it, for which every answer will do."""
     plan = small_plan()
     options = {
@@ -42,7 +42,7 @@ def tiny_bundle(folder: Path) -> Path:
         labels=LABELS,
         config={},
         card={
-            "name": "untrained",
+            "name": name,
             "network": {"class": "medseg.models.unet.UNet", "options": options},
         },
     ).folder

@@ -5,17 +5,16 @@ import shutil
 import nibabel
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from learning_cases import LABELS, block, small_plan, write_blocks
+from learning_cases import block, write_blocks
+from service_cases import tiny_bundle
 
 import medseg
-from medseg.bundle import ModelBundle
 from medseg.cli import predict as predict_command
 from medseg.cli.commands import main
 from medseg.config.compose import quoted
 from medseg.core.errors import ConfigError, OutputError
 from medseg.dicom.ct_series import write_ct_series
 from medseg.inference import bundle_networks
-from medseg.models.unet import UNet
 
 
 @pytest.fixture
@@ -26,26 +25,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def bundle(tmp_path):
-    """A network as its seed left it, for which every answer will do."""
-    plan = small_plan()
-    options = {
-        "in_channels": 1,
-        "spatial_dims": 3,
-        "base_channels": 4,
-        "strides": plan.to_dict()["strides"],
-        "kernel_sizes": plan.to_dict()["kernel_sizes"],
-    }
-    return ModelBundle.write(
-        tmp_path / "bundle",
-        weights={"fold_0": UNet(out_channels=3, **options).state_dict()},
-        plan=plan,
-        labels=LABELS,
-        config={},
-        card={
-            "name": "untrained",
-            "network": {"class": "medseg.models.unet.UNet", "options": options},
-        },
-    ).folder
+    return tiny_bundle(tmp_path / "bundle")
 
 
 def test_results_never_replace_the_images(images, bundle):

@@ -8,12 +8,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from learning_cases import LABELS, small_plan, write_blocks
+from learning_cases import write_blocks
 from PIL import Image
+from service_cases import tiny_bundle
 
-from medseg.bundle import ModelBundle
 from medseg.cli.commands import main
-from medseg.models.unet import UNet
 
 
 @pytest.fixture
@@ -24,26 +23,7 @@ def dataset(tmp_path) -> Path:
 
 @pytest.fixture
 def bundle(tmp_path) -> Path:
-    """A network as its seed left it, for which every answer will do."""
-    plan = small_plan()
-    options = {
-        "in_channels": 1,
-        "spatial_dims": 3,
-        "base_channels": 4,
-        "strides": plan.to_dict()["strides"],
-        "kernel_sizes": plan.to_dict()["kernel_sizes"],
-    }
-    return ModelBundle.write(
-        tmp_path / "bundle",
-        weights={"fold_0": UNet(out_channels=3, **options).state_dict()},
-        plan=plan,
-        labels=LABELS,
-        config={},
-        card={
-            "name": "Not trained/yet",
-            "network": {"class": "medseg.models.unet.UNet", "options": options},
-        },
-    ).folder
+    return tiny_bundle(tmp_path / "bundle", name="Not trained/yet")
 
 
 def rows(path: Path) -> list[dict[str, str]]:

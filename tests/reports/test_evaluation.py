@@ -4,6 +4,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
+from PIL import Image
+from scipy import ndimage
 
 from medseg.core.errors import ConfigError, InputError
 from medseg.core.geometry import Geometry
@@ -212,11 +215,10 @@ def test_a_volume_in_millilitres_comes_from_the_files_spacing(tmp_path):
 
 
 def test_formats_may_differ_between_the_folders(tmp_path):
-    sitk = pytest.importorskip("SimpleITK")
     predictions, references = save(tmp_path / "p", a=box(depth=3)), tmp_path / "r"
     references.mkdir()
     save(tmp_path, a=box())
-    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")), str(references / "a.nii"))
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")), str(references / "a.nii"))
 
     evaluation = evaluate_folders(predictions, references)
 
@@ -255,7 +257,6 @@ def test_settings_out_of_range_are_refused(options, message):
 @pytest.mark.real_data
 def test_scores_of_20_real_cases_equal_independent_computations(tmp_path, real_data):
     """Dice, IoU and border-voxel surface scores, straight from the definitions on whole volumes."""
-    ndimage = pytest.importorskip("scipy.ndimage")
     folder = real_data("Task04_Hippocampus")
     random = np.random.default_rng(0)
     files = sorted((folder / "labelsTr").glob("[!.]*.nii.gz"))[:20]
@@ -295,12 +296,11 @@ def test_scores_of_20_real_cases_equal_independent_computations(tmp_path, real_d
 
 
 def test_2d_label_pictures_are_scored(tmp_path):
-    image = pytest.importorskip("PIL.Image")
     for name, width in (("p", 6), ("r", 8)):
         picture = np.zeros((20, 30), np.uint8)
         picture[4:10, 5 : 5 + width] = 1
         (tmp_path / name).mkdir()
-        image.fromarray(picture).save(tmp_path / name / "cell.png")
+        Image.fromarray(picture).save(tmp_path / name / "cell.png")
 
     (score,) = evaluate_folders(tmp_path / "p", tmp_path / "r").scores
 

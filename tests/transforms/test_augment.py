@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from learning_cases import numbers
+from scipy import ndimage
 
 from medseg.transforms.augment import NO_AUGMENT, Augment
 from medseg.transforms.patches import smooth_shift
@@ -112,7 +113,6 @@ def test_noise_has_the_drawn_deviation():
 
 
 def test_blur_is_a_gaussian():
-    ndimage = pytest.importorskip("scipy.ndimage")
     augment = Augment(
         noise_probability=0, blur_probability=1.0, blur_sigma=(0.8, 0.8), brightness_probability=0,
         contrast_probability=0, low_resolution_probability=0, gamma_probability=0,

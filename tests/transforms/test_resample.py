@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from learning_cases import numbers
 from scipy import ndimage
+from skimage import transform
 
 from medseg.transforms.resample import resample_image, resample_labels
 
@@ -27,7 +28,6 @@ def test_images_get_the_values_of_scipys_cubic_zoom_clipped_to_their_range(old, 
 
 
 def test_images_get_the_values_of_skimages_cubic_resize():
-    transform = pytest.importorskip("skimage.transform")
     image = numbers((1, 12, 10, 9))
     wanted = transform.resize(
         image[0], (18, 15, 12), order=3, mode="edge", anti_aliasing=False, clip=True
@@ -69,7 +69,6 @@ def test_a_label_is_the_class_with_the_largest_linear_share():
 
 
 def test_labels_agree_with_skimages_interpolation_of_each_class():
-    transform = pytest.importorskip("skimage.transform")
     labels = np.random.default_rng(1).integers(0, 4, (7, 9, 6)).astype(np.uint8)
     shape = (12, 13, 11)
     shares = [
