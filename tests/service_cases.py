@@ -25,13 +25,13 @@ CANARY = "LEAKCANARY"
 DICOM_SEG = {"dicom_seg": {"_target_": "medseg.writers.dicom_seg.DicomSegWriter"}}
 
 
-def tiny_bundle(folder: Path, *, name: str = "untrained") -> Path:
+def tiny_bundle(folder: Path, *, name: str = "untrained", base_channels: int = 4) -> Path:
     """A network as its seed left it, for which every answer will do."""
     plan = small_plan()
     options = {
         "in_channels": 1,
         "spatial_dims": 3,
-        "base_channels": 4,
+        "base_channels": base_channels,
         "strides": plan.to_dict()["strides"],
         "kernel_sizes": plan.to_dict()["kernel_sizes"],
     }

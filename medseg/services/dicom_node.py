@@ -47,7 +47,8 @@ class DicomNode:
         quiet_s: a study is complete when nothing has come for it for so long.
         max_associations, max_associations_per_peer, max_connections, max_message_bytes: see
             `medseg.services.scp_server.Limits`.
-        speak_within_s: a connection that has not asked for an association by then is closed.
+        speak_within_s: a connection that says nothing for so long, or does not end its request
+            within so long, is closed.
         timeout_s: longest pause within an association.
         tls: files of certificate, key and authority; None listens without TLS.
 
@@ -115,8 +116,9 @@ class DicomNode:
         reception.hold_back(quiet_s=self.quiet_s)
         entity = library.AE(ae_title=self.ae_title)
         entity.require_called_aet = True
-        entity.acse_timeout = self.speak_within_s
-        entity.network_timeout = entity.dimse_timeout = self.timeout_s
+        # How long a connection may stay silent is the server's to judge: this time-out also runs
+        # while a busy machine does not get to a request that has come.
+        entity.acse_timeout = entity.network_timeout = entity.dimse_timeout = self.timeout_s
         entity.maximum_associations = self.max_connections
         entity.maximum_pdu_size = min(self.max_message_bytes, 1 << 17)
         syntaxes = [EXPLICIT_LITTLE, IMPLICIT_LITTLE, *sorted(ENCAPSULATED)]
@@ -165,9 +167,9 @@ class DicomNode:
         """Takes no more; associations end at the next message."""
         if self._server is None:
             return
+        self._server.shutdown()
         for association in self._server.active_associations:
             association.abort()
-        self._server.shutdown()
         self._server = None
 
     def numbers(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pynetdicom import AE, build_role, evt
+from pynetdicom.transport import AssociationSocket
 from service_cases import ct_study, recipe, tiny_bundle
 
 from medseg.core.errors import ConfigError
@@ -174,9 +175,31 @@ def test_connections_that_never_speak_do_not_keep_senders_out(listening, study):
     assert time.monotonic() - began < 10  # not the idle ones' time, but that of a busy machine
     for connection in idle:
         connection.settimeout(20)
-        while connection.recv(100):  # an A-ABORT may come before the end
-            pass
+        assert connection.recv(100) == b""
         connection.close()
+    assert node.numbers()["refused_silent"] == 30
+
+
+def test_a_request_that_never_ends_is_not_waited_for(listening):
+    node = listening(speak_within_s=1)
+    with socket.create_connection(("127.0.0.1", node.port)) as connection:
+        connection.settimeout(20)  # less than timeout_s, which holds for those who have asked
+        connection.sendall(struct.pack(">BBL", 1, 0, 200) + b"\0" * 10)
+
+        assert connection.recv(100) == b""
+
+
+def test_a_request_that_a_busy_machine_looks_at_late_is_answered(listening, monkeypatch):
+    node = listening(speak_within_s=0.5)
+    looked = AssociationSocket.ready.fget
+    until = time.monotonic() + 2
+
+    def late(self):
+        return looked(self) if self.assoc.is_requestor or time.monotonic() > until else False
+
+    monkeypatch.setattr(AssociationSocket, "ready", property(late))
+
+    assert associate(node).is_established
 
 
 def test_a_message_of_unbelievable_length_ends_the_connection(listening):
