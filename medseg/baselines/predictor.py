@@ -85,9 +85,11 @@ class Baseline:
                 f"is {list(self.classes)}, but the method has {levels} levels",
                 f"give {levels} class numbers, the darkest level first",
             )
-        if self.classes is not None and min(self.classes) < 0:
+        if self.classes is not None and not 0 <= min(self.classes) <= max(self.classes) <= 255:
             raise ConfigError(
-                "baseline.classes", f"is {list(self.classes)}", "use 0 for background, 1, 2, ..."
+                "baseline.classes",
+                f"is {list(self.classes)}",
+                "use 0 for background, then 1, 2, ... up to 255",
             )
         highest = max(self.classes or range(levels))
         if self.labels is not None and highest >= len(self.label_set):

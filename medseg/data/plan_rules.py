@@ -43,6 +43,7 @@ def round_to_multiples(target: np.ndarray, factor: np.ndarray) -> tuple[int, ...
 
 
 def choose_batch(patch: Sequence[int] | np.ndarray, device: str) -> tuple[int, str]:
+    """Patches of a training step on "cpu" or "cuda", and why."""
     if device == "cpu" and len(patch) == 3:
         return 2, "the least, for the most steps in the time that a cpu has (chosen, untested)"
     # In 2D half the patches learn as much in as many steps, and a step takes half as long
@@ -53,6 +54,7 @@ def choose_batch(patch: Sequence[int] | np.ndarray, device: str) -> tuple[int, s
 
 
 def choose_orientation(spacings: np.ndarray) -> tuple[str, str]:
+    """Axis codes that put the slices last, from the spacings in mm (cases, 3), and why."""
     median = np.median(spacings, axis=0)
     coarse = int(np.argmax(median)) if median.max() > 1.5 * np.median(median) else 2
     axes = [axis for axis in range(3) if axis != coarse] + [coarse]
@@ -61,6 +63,7 @@ def choose_orientation(spacings: np.ndarray) -> tuple[str, str]:
 
 
 def choose_spacing(spacings: np.ndarray) -> tuple[list[float], str]:
+    """Target spacing in mm from those of the cases (cases, 3), and why."""
     spacing = np.median(spacings, axis=0)
     coarse = int(np.argmax(spacing))
     others = np.delete(spacing, coarse).max()
@@ -130,6 +133,12 @@ def shrink_to_budget(shape: np.ndarray, spacing: Sequence[float], voxels: float)
 
 
 def choose_strides(patch: np.ndarray, spacing: Sequence[float]) -> list[tuple[int, ...]]:
+    """What each stage divides the axes of a patch by; the first divides by 1.
+
+    Args:
+        patch: voxels along each axis.
+        spacing: of these voxels, in mm.
+    """
     size, current = np.array(patch, dtype=float), np.array(spacing, dtype=float)
     strides = [(1,) * len(size)]
     while len(strides) < MAX_STAGES:
@@ -150,6 +159,7 @@ def choose_strides(patch: np.ndarray, spacing: Sequence[float]) -> list[tuple[in
 def choose_kernels(
     strides: Sequence[Sequence[int]], spacing: Sequence[float]
 ) -> list[tuple[int, ...]]:
+    """Kernel size of each stage: 3 along an axis, 1 while it is far coarser than the finest."""
     current = np.array(spacing, dtype=float)
     kernels = []
     for step in strides:
@@ -159,6 +169,7 @@ def choose_kernels(
 
 
 def choose_colour(fingerprint: Fingerprint) -> tuple[Colour | None, str]:
+    """How channels of pictures are brought to one number, None where they have it, and why."""
     kinds = {case.colours for case in fingerprint.cases}
     is_mixed = len({case.num_channels for case in fingerprint.cases}) > 1
     if "equal" in kinds and "colour" not in kinds:
@@ -171,6 +182,7 @@ def choose_colour(fingerprint: Fingerprint) -> tuple[Colour | None, str]:
 def choose_normalisation(
     fingerprint: Fingerprint, modality: str, colour: Colour | None
 ) -> tuple[list[dict[str, Any]], str]:
+    """Normalisation of each channel, as in plan.yaml, and why."""
     num_channels = 1 if colour == "grey" else fingerprint.num_channels
     if modality == "CT":
         rows = [

@@ -354,7 +354,11 @@ def _steps(spacing_mm: ArrayLike, *, num_axes: int) -> Floats:
             "give one distance in mm per axis",
         )
     if np.linalg.matrix_rank(steps_mm) < num_axes:
-        raise GeometryError("spacing_mm", "has an axis of length zero or axes in one plane")
+        raise GeometryError(
+            "spacing_mm",
+            "has an axis of length zero or axes in one plane",
+            "give a positive distance in mm per axis, or a matrix of independent steps",
+        )
     return steps_mm
 
 
@@ -368,4 +372,4 @@ def _check_shapes(reference: Mask, prediction: Mask, ignored: Mask | None) -> No
                 "bring both to one grid before measuring",
             )
     if reference.ndim not in (2, 3):
-        raise GeometryError("reference", f"has {reference.ndim} axes, must have 2 or 3")
+        raise GeometryError("reference", f"has {reference.ndim} axes", "give a mask of 2 or 3 axes")

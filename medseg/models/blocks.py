@@ -70,7 +70,7 @@ def norm_layer(norm: Norm, spatial_dims: int, channels: int) -> nn.Module:
         return {2: BatchNorm2d, 3: BatchNorm3d}[_checked(spatial_dims)](channels)
     if norm == "none":
         return nn.Identity()
-    raise ConfigError("model.norm", f"'{norm}' is none of instance, batch, group, none")
+    raise ConfigError("model.norm", f"is '{norm}'", "use instance, batch, group or none")
 
 
 def activation_layer(activation: Activation) -> nn.Module:
@@ -83,7 +83,9 @@ def activation_layer(activation: Activation) -> nn.Module:
         return nn.GELU()
     if activation == "silu":
         return nn.SiLU(inplace=True)
-    raise ConfigError("model.activation", f"'{activation}' is none of leaky_relu, relu, gelu, silu")
+    raise ConfigError(
+        "model.activation", f"is '{activation}'", "use leaky_relu, relu, gelu or silu"
+    )
 
 
 class ConvNormAct(nn.Module):
@@ -127,7 +129,7 @@ def initialise(
     """
     if initialisation not in ("he", "xavier", "pytorch"):
         raise ConfigError(
-            "model.initialisation", f"'{initialisation}' is none of he, xavier, pytorch"
+            "model.initialisation", f"is '{initialisation}'", "use he, xavier or pytorch"
         )
     for module in model.modules() if initialisation != "pytorch" else ():
         if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):

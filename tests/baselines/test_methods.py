@@ -174,6 +174,7 @@ def test_small_parts_go_and_holes_are_filled():
         (lambda: Saliency(reach=0.0), "reach: is 0.0; use more than 0"),
         (lambda: Baseline(Otsu(3), classes=(0, 1)), "classes: is .0, 1., but the method has 3 lev"),
         (lambda: Baseline(Otsu(), classes=(0, -1)), "classes: is .0, -1.; use 0 for background"),
+        (lambda: Baseline(Otsu(), classes=(0, 256)), "classes: is .0, 256.; use 0 for background"),
         (
             lambda: Baseline(Otsu(3), labels={"background": 0, "liver": 1}),
             "labels: names 2 classes with background, but class 2 is used; name all classes",
