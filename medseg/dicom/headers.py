@@ -15,6 +15,7 @@ from pathlib import Path
 from medseg.core.errors import InputError
 from medseg.core.geometry import Geometry
 from medseg.core.identity import SeriesRef
+from medseg.dicom.cut_header import CutHeaderError
 from medseg.dicom.files import Files, find_files
 from medseg.dicom.frames import (
     Frame,
@@ -25,7 +26,6 @@ from medseg.dicom.frames import (
 )
 from medseg.dicom.lattice import Lattice, build_lattice
 from medseg.dicom.parse import (
-    CutHeaderError,
     Header,
     NotDicomError,
     looks_like_dataset,

@@ -21,13 +21,12 @@ import pydicom
 from pydicom.filereader import read_dataset
 
 from medseg.core.errors import InputError
+from medseg.dicom.cut_header import cut_element, cut_header, is_stump
 from medseg.dicom.syntaxes import (
     DEFLATED,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
-    is_image_class,
-    other_object,
 )
 from medseg.dicom.values import (
     bad_value,
@@ -245,9 +244,9 @@ def _read(file: io.BufferedReader, size: int, path: Path, name: str) -> Header:
             if failure is not None:
                 raise failure
             sop_class = sop_class or text_of(dataset, "SOPClassUID", where=name)
-            is_cut = stream.tell() != size or _cut_element(dataset)
-            if is_cut or _is_stump(dataset, sop_class, last_tag):
-                raise _cut(name, dataset, sop_class)
+            is_cut = stream.tell() != size or cut_element(dataset)
+            if is_cut or is_stump(dataset, sop_class, last_tag):
+                raise cut_header(name, dataset, sop_class)
             break
         if len(head) >= _MAX_HEADER:
             raise InputError(
@@ -353,27 +352,6 @@ def _inflate(deflated: bytes, name: str) -> bytes:
     return inflated
 
 
-def _cut_element(dataset: Any) -> int:
-    """Tag of the last element read if it holds fewer bytes than its length says, else 0."""
-    raws = [element for element in dict.values(dataset._dict) if hasattr(element, "length")]
-    if not raws:
-        return 0
-    last = max(raws, key=lambda element: int(element.tag))
-    size = len(last.value) if isinstance(last.value, bytes) else 0
-    is_cut = last.length not in (0xFFFFFFFF, 0) and size < last.length
-    return int(last.tag) if is_cut else 0
-
-
-def _is_stump(dataset: Any, sop_class: str, last_tag: int) -> bool:
-    """True for an image that ends between two elements, before anything of its pixels is said.
-
-    Objects that lack the series altogether but go on behind its place are whole.
-    """
-    if not is_image_class(sop_class) or "Rows" in dataset or "ImagePositionPatient" in dataset:
-        return False
-    return "SeriesInstanceUID" in dataset or last_tag < tag_of("SeriesInstanceUID")
-
-
 def _corrupt(name: str, why: str) -> InputError:
     return InputError(
         name,
@@ -381,22 +359,3 @@ def _corrupt(name: str, why: str) -> InputError:
         "export or send the file again",
         code="E_HEADER",
     )
-
-
-class CutHeaderError(InputError):
-    """A header that ends early; knows series and SOP class as far as they were read."""
-
-    series_uid: str = ""
-    sop_class: str = ""
-
-
-def _cut(name: str, dataset: Any, sop_class: str) -> InputError:
-    error = CutHeaderError(
-        name, "ends in the middle of its header", "export or send the file again", code="E_HEADER"
-    )
-    if _cut_element(dataset) != tag_of("SeriesInstanceUID"):
-        error.series_uid = text_of(dataset, "SeriesInstanceUID", where=name)
-    # Without meta information the UID itself may have been cut.
-    if is_image_class(sop_class) or other_object(sop_class):
-        error.sop_class = sop_class
-    return error

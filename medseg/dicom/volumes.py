@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.errors import GeometryError, InputError, raise_all
-from medseg.core.geometry import Geometry
 from medseg.core.identity import SeriesRef
-from medseg.core.segmentation import LabelMap
 from medseg.core.volume import Volume
 from medseg.dicom.frames import Frame, projection_spacing
 from medseg.dicom.headers import FoundVolume, found_volume, index_folder
@@ -31,7 +29,7 @@ from medseg.dicom.intensity import (
 from medseg.dicom.lattice import Lattice
 from medseg.dicom.parse import Header, quiet
 from medseg.dicom.pixels import PixelFormat, check_pixels, read_frames
-from medseg.dicom.tilt import restore_labels, straighten, upright_geometry
+from medseg.dicom.tilt import straighten, upright_geometry
 
 _log = logging.getLogger(__name__)
 
@@ -108,24 +106,6 @@ def read_series(
         on_tilt=on_tilt,
         suv=suv,
     )
-
-
-def restore_to_slices(label_map: LabelMap, series: SeriesRef) -> LabelMap:
-    """A result put back onto the slices as acquired, where reading has straightened a gantry tilt.
-
-    The result's grid has one slice per file, in the order of `series.paths`, and leans like the
-    gantry. Nearest neighbour. A label map that lies on the acquired grid already comes back
-    unchanged; so do the slices that on_gap="resample" has filled in, which belong to no file.
-    """
-    found = found_volume(series, on_gap="resample", trust_positions=True)
-    return restore_labels(label_map, found.geometry)
-
-
-def native_geometry(series: SeriesRef) -> Geometry:
-    """Grid of the slices as acquired (k in the order of `series.paths`), leaning where the gantry
-    was tilted.
-    """
-    return found_volume(series, trust_positions=True).lattice.geometry
 
 
 @quiet()

@@ -12,14 +12,9 @@ from pydicom.dataset import Dataset
 
 from medseg.core.errors import GeometryError
 from medseg.core.identity import SeriesRef
-from medseg.core.segmentation import LabelMap
 from medseg.dicom.headers import index_folder
-from medseg.dicom.volumes import (
-    native_geometry,
-    read_dicom_volumes,
-    read_series,
-    restore_to_slices,
-)
+from medseg.dicom.source_series import on_slices, read_source_series
+from medseg.dicom.volumes import read_dicom_volumes, read_series
 
 
 def tilted(folder: Path, degrees: float, *, state_it: bool = False) -> SeriesRef:
@@ -108,14 +103,14 @@ def test_labels_go_back_onto_the_tilted_slices(degrees: float, tmp_path: Path) -
     series = tilted(tmp_path, degrees)
     volume = read_series(series)
     native = read_series(series, on_tilt="keep")
-    labels = LabelMap((volume.array[0] > 250).astype(np.uint8), volume.geometry)
+    source = read_source_series(series, where="tilted")
 
-    restored = restore_to_slices(labels, series)
+    restored = on_slices(volume.array[0] > 250, volume.geometry, source, where="tilted")
 
-    assert restored.geometry.difference(native_geometry(series)) is None
-    assert restored.array.shape == (40, 42, 15)
+    assert native.geometry.difference(source.lattice.geometry) is None
+    assert restored.shape == (40, 42, 15)
     truth = native.array[0] > 250
-    overlap = 2 * (truth & (restored.array > 0)).sum() / (truth.sum() + (restored.array > 0).sum())
+    overlap = 2 * (truth & restored).sum() / (truth.sum() + restored.sum())
     # Two nearest-neighbour roundings of half a pixel at the rim of a ball 12 voxels wide.
     assert overlap > 0.93
 
@@ -124,11 +119,12 @@ def test_labels_of_an_upright_series_come_back_unchanged(tmp_path: Path) -> None
     save_all(slices(), tmp_path)
     (found,) = index_folder(tmp_path).volumes
     volume = read_series(found.series)
-    labels = LabelMap((volume.array[0] > 250).astype(np.uint8), volume.geometry)
+    source = read_source_series(found.series, where="upright")
 
-    restored = restore_to_slices(labels, found.series)
+    restored = on_slices(volume.array[0] > 250, volume.geometry, source, where="upright")
 
-    assert restored is labels
+    assert restored.any()
+    np.testing.assert_array_equal(restored, volume.array[0] > 250)
 
 
 def test_paths_of_a_series_follow_k(tmp_path: Path) -> None:
@@ -170,12 +166,15 @@ def test_uneven_slices_are_refused_even_when_gaps_are_interpolated(tmp_path: Pat
 
 def test_labels_on_another_grid_are_brought_back_by_position(tmp_path: Path) -> None:
     series = tilted(tmp_path, 15.0)
-    volume = read_series(series).reoriented("RAS")
-    labels = LabelMap((volume.array[0] > 250).astype(np.uint8), volume.geometry)
     straight = read_series(series)
-    same = LabelMap((straight.array[0] > 250).astype(np.uint8), straight.geometry)
+    turned = straight.reoriented("RAS")
+    source = read_source_series(series, where="tilted")
 
-    flipped_back = restore_to_slices(labels, series)
+    from_turned, from_straight = (
+        on_slices(volume.array[0] > 250, volume.geometry, source, where="tilted")
+        for volume in (turned, straight)
+    )
 
-    np.testing.assert_array_equal(flipped_back.array, restore_to_slices(same, series).array)
-    assert flipped_back.array.any()
+    assert turned.geometry.difference(straight.geometry) is not None
+    assert from_turned.any()
+    np.testing.assert_array_equal(from_turned, from_straight)
