@@ -284,7 +284,9 @@ class Ledger:
             )
             if changed.rowcount != 1:
                 raise LeaseLostError(
-                    job.name, "is worked on by another, as this lease has run out", ""
+                    job.name,
+                    "is worked on by another, as this lease has run out",
+                    "set executor.lease_s to more if a worker may be held up for so long",
                 )
             if event:
                 self.record(connection, job.key, event, details or {})

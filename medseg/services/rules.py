@@ -41,7 +41,11 @@ class SeriesRule:
             try:
                 re.compile(getattr(self, name))
             except re.error as error:
-                raise ConfigError(name, f"is no regular expression ({error})") from error
+                raise ConfigError(
+                    name,
+                    f"is no regular expression ({error})",
+                    "a backslash before one of . ^ $ * + ? { } [ ] \\ | ( ) means the character",
+                ) from error
         limits = self.slice_thickness_mm
         if limits is not None and not 0 <= limits[0] <= limits[1]:
             raise ConfigError("slice_thickness_mm", f"is {limits}", "give the lower value first")
