@@ -35,7 +35,12 @@ def run(cfg: DictConfig) -> int:
     )
     audit = Path(cfg.paths.ledger).with_suffix(".audit.jsonl")
     operation = Operation(
-        cfg.health_host, cfg.health_port, audit, float(cfg.keep_days), cfg.num_overlays
+        cfg.health_host,
+        cfg.health_port,
+        audit,
+        float(cfg.keep_days),
+        cfg.num_overlays,
+        list(cfg.health_names),
     )
     intake = build(cfg.service)
     destination = build(cfg.destination)

@@ -72,6 +72,7 @@ class Serve(Batch):
     max_open: Annotated[int, Field(ge=1)]
     health_host: str
     health_port: Annotated[int, Field(ge=0, le=65535)] | None
+    health_names: list[str]
     num_overlays: Annotated[int, Field(ge=0, le=100)]
     keep_days: Annotated[float, Field(ge=0)]
 

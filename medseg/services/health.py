@@ -1,16 +1,20 @@
 """What a service tells of itself over HTTP: alive, ready, figures, and a page for people.
 
-It listens at loopback unless told otherwise, takes no data and changes nothing.
+It listens at loopback unless told otherwise, takes no data and changes nothing. A request must name
+an address, this machine or a name it was told of: a page of a strange site, whose name its owner
+lets point here (DNS rebinding), gets nothing.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 from medseg.core.errors import ConfigError, MedsegError
 from medseg.services.figures import figures, prometheus
@@ -27,6 +31,7 @@ _SECURITY = {
     "Cache-Control": "no-store",
 }
 _MAX_CONNECTIONS = 32
+_STRANGE_NAME = b"asked for by a name that is not in health_names\n"
 
 
 class HealthServer:
@@ -38,6 +43,7 @@ class HealthServer:
         reason_not_ready: why the service cannot take more at the moment; "" if it can.
         numbers: of the way in.
         overlays: pictures of the last results.
+        names: by which others may ask for it, beside addresses, localhost and `host`.
 
     Raises:
         ConfigError: the port is taken.
@@ -52,8 +58,10 @@ class HealthServer:
         reason_not_ready: Callable[[], str],
         numbers: Callable[[], Mapping[str, float]],
         overlays: Overlays,
+        names: Sequence[str] = (),
     ) -> None:
         self.ledger = ledger
+        self.names = {name.lower() for name in ("localhost", host, *names)}
         self.reason_not_ready = reason_not_ready
         self.numbers = numbers
         self.overlays = overlays
@@ -102,6 +110,18 @@ class HealthServer:
                 return 200, "image/png", picture
         return 404, "text/plain; charset=utf-8", b"there is nothing here\n"
 
+    def is_own_name(self, asked: str | None) -> bool:
+        """Whether the Host of a request is an address or one of the names; so is none, which no
+        browser sends.
+        """
+        if asked is None:
+            return True
+        try:
+            name = urlsplit(f"//{asked.strip()}").hostname or ""
+        except ValueError:
+            return False
+        return name in self.names or _is_address(name)
+
     def _status(self) -> dict[str, Any]:
         reason = self._reason()
         return {
@@ -140,7 +160,10 @@ def _handler_for(health: HealthServer) -> type[BaseHTTPRequestHandler]:
                 self.send_error(503)
                 return
             try:
-                status, kind, body = health.answer(self.path.partition("?")[0])
+                if health.is_own_name(self.headers.get("Host")):
+                    status, kind, body = health.answer(self.path.partition("?")[0])
+                else:
+                    status, kind, body = 421, "text/plain", _STRANGE_NAME
             except MedsegError as error:
                 status, kind, body = 503, "text/plain", f"{error.code}\n".encode()
             finally:
@@ -156,3 +179,11 @@ def _handler_for(health: HealthServer) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

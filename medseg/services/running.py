@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +50,7 @@ class Operation:
 
     Args:
         health_host, health_port: where it tells of itself; port None for nowhere.
+        health_names: by which others may ask there, beside addresses and localhost.
         audit: file of the audit trail; None keeps it in the ledger alone.
         keep_days: how long studies that came over the network stay after they are done.
         num_overlays: pictures of the last results on the status page.
@@ -60,6 +61,7 @@ class Operation:
     audit: Path | None = None
     keep_days: float = 7.0
     num_overlays: int = 8
+    health_names: Sequence[str] = ()
 
 
 def run_service(
@@ -119,6 +121,7 @@ def run_service(
             reason_not_ready=reason_not_ready,
             numbers=intake.numbers,
             overlays=overlays,
+            names=operation.health_names,
         )
         health.start()
     try:

@@ -37,6 +37,7 @@ def served(tmp_path):
         reason_not_ready=lambda: server.reason,
         numbers=lambda: {"associations": 3},
         overlays=overlays,
+        names=["medseg.ward"],
     )
     server.reason = ""
     server.start()
@@ -45,10 +46,11 @@ def served(tmp_path):
     ledger.close()
 
 
-def get(server, path):
+def get(server, path, **headers):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    asked = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", headers=headers)
     try:
-        with opener.open(f"http://127.0.0.1:{server.port}{path}", timeout=20) as answer:
+        with opener.open(asked, timeout=20) as answer:
             return answer.status, dict(answer.headers), answer.read().decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
         return error.code, dict(error.headers), error.read().decode()
@@ -110,6 +112,28 @@ def test_a_page_may_load_nothing_from_elsewhere_and_changes_nothing(served):
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20)
         assert caught.value.code == 501
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8080", 200),
+        ("10.0.3.7", 200),
+        ("[::1]:8080", 200),
+        ("MEDSEG.ward:80", 200),
+        ("rebound.example.org", 421),
+        ("127.0.0.1.example.org:8080", 421),
+        ("localhost.example.org", 421),
+        ("127.0.0.1@example.org", 421),
+        ("[", 421),
+    ],
+)
+def test_nothing_is_told_to_who_asks_by_a_strange_name(served, host, status):
+    answer = get(served, "/status.json", Host=host)
+
+    assert answer[0] == status
+    assert ("E_SLICE_GAP" in answer[2]) == (status == 200)
+    assert ("health_names" in answer[2]) == (status == 421)
 
 
 def test_a_connection_that_says_nothing_does_not_hold_others_up(served):
