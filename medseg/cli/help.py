@@ -176,7 +176,8 @@ HELP: dict[str, HelpText] = {
         "look into the ledger of batch and services, and try jobs again",
         "Lists jobs with their state (received, leased, predicted, written, sent, done, "
         "quarantined), shows one with the reason it was set aside, lets quarantined ones be tried "
-        "again, or exports list, audit trail and a copy of the ledger.",
+        "again, exports list, audit trail and a copy of the ledger, or verifies that the audit "
+        "trail is whole.",
         (
             ("What is where", "jobs list paths.ledger=ledger.sqlite"),
             (
@@ -188,13 +189,18 @@ HELP: dict[str, HelpText] = {
                 "Try again what was set aside for a code",
                 "jobs retry code=E_SLICE_GAP paths.ledger=ledger.sqlite",
             ),
+            (
+                "Is the audit trail as this copy of it says",
+                "jobs verify paths.ledger=ledger.sqlite audit=backup.jsonl",
+            ),
         ),
         (
-            ("list, show, retry, export", "what to do; the first word"),
+            ("list, show, retry, export, verify", "what to do; the first word"),
             ("paths.ledger=FILE", "the ledger"),
             ("format=table", "or json or csv"),
             ("job=NAME  code=CODE  all=true", "which jobs to try again"),
             ("paths.output=DIR", "where export writes"),
+            ("audit=FILE", "for verify: a copy of the trail, else the one beside the ledger"),
         ),
     ),
     "evaluate": HelpText(

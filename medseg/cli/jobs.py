@@ -1,4 +1,6 @@
-"""`medseg jobs`: what the ledger knows, and letting quarantined jobs be tried again."""
+"""`medseg jobs`: what the ledger knows, letting quarantined jobs be tried again, and whether the
+audit trail is whole.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from rich.table import Table
 from medseg.cli.console import console
 from medseg.cli.serving import open_ledger
 from medseg.core.errors import ConfigError, InputError, printable
+from medseg.services.audit import check_chain, check_copy
 from medseg.services.desk import (
     as_csv,
     as_json,
@@ -36,7 +39,14 @@ def run(cfg: DictConfig) -> int:
         )
     ledger = open_ledger(cfg)
     try:
-        {"list": _list, "show": _show, "retry": _retry, "export": _export}[cfg.action](cfg, ledger)
+        actions = {
+            "list": _list,
+            "show": _show,
+            "retry": _retry,
+            "export": _export,
+            "verify": _verify,
+        }
+        actions[cfg.action](cfg, ledger)
     finally:
         ledger.close()
     return 0
@@ -87,13 +97,28 @@ def _export(cfg: DictConfig, ledger: Ledger) -> None:
     (folder / "jobs.csv").write_text(as_csv(jobs), encoding="utf-8")
     with (folder / "audit.jsonl").open("w", encoding="utf-8") as file:
         count = 0
-        while lines := ledger.events(after=count):
-            file.writelines(f"{line}\n" for line in lines)
-            count += len(lines)
+        for line in ledger.all_events():
+            file.write(f"{line}\n")
+            count += 1
     copy = folder / "ledger.sqlite"
     copy.unlink(missing_ok=True)
     copy_ledger(ledger, copy)
     console.print(f"{len(jobs)} jobs and {count} events in {folder}", markup=False)
+
+
+def _verify(cfg: DictConfig, ledger: Ledger) -> None:
+    """The chain of the ledger's events, and that the copy of it in a file is how it begins."""
+    count = check_chain(ledger.all_events(), where=ledger.path)
+    console.print(f"{count} events in {ledger.path}: none is changed or missing", markup=False)
+    own = Path(cfg.paths.ledger).with_suffix(".audit.jsonl")
+    copy = Path(cfg.audit) if cfg.audit else own
+    if not copy.is_file():
+        if cfg.audit:
+            raise InputError(copy, "there is no such file", "set audit=<file>", code="E_NO_FILE")
+        return
+    with copy.open(encoding="utf-8", errors="replace") as file:
+        same = check_copy(ledger.all_events(), file, where=copy)
+    console.print(f"{same} of them in {copy}, the same", markup=False)
 
 
 def _print_table(jobs: list[Job]) -> None:

@@ -81,7 +81,7 @@ class Jobs(Command):
     """Values at the top of conf/jobs.yaml."""
 
     paths: ServicePaths
-    action: Literal["list", "show", "retry", "export"]
+    action: Literal["list", "show", "retry", "export", "verify"]
     format: Literal["table", "json", "csv"]
     states: list[
         Literal["received", "leased", "predicted", "written", "sent", "done", "quarantined"]
@@ -89,6 +89,7 @@ class Jobs(Command):
     job: list[str] | str | None
     all: bool
     code: str
+    audit: str | None
 
 
 class Evaluate(Command):

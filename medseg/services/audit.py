@@ -56,6 +56,24 @@ def check_chain(lines: Iterable[str], *, where: str | Path) -> int:
     return count
 
 
+def check_copy(ledger: Iterable[str], copy: Iterable[str], *, where: str | Path) -> int:
+    """How many lines a copy of the trail has, if it is how the ledger's begins.
+
+    Raises:
+        MedsegError: E_AUDIT, with the number of the first line that the ledger does not have so.
+    """
+    events, count = iter(ledger), 0
+    for count, line in enumerate(copy, start=1):
+        if line.rstrip("\n") != next(events, None):
+            raise MedsegError(
+                where,
+                f"line {count} is not in the ledger so: one of the two was changed",
+                "compare both with a backup",
+                code="E_AUDIT",
+            )
+    return count
+
+
 class AuditFile:
     """A file of JSON lines that follows the ledger's events.
 

@@ -375,3 +375,10 @@ class Ledger:
             "SELECT line FROM events WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )
         return [row[0] for row in rows]
+
+    def all_events(self) -> Iterator[str]:
+        """Lines of the audit trail, from the first on."""
+        count = 0
+        while lines := self.events(after=count):
+            yield from lines
+            count += len(lines)

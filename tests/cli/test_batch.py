@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +122,36 @@ def test_the_audit_trail_is_whole_and_names_nobody(ran):
     del lines[3]
     with pytest.raises(Exception, match="line 4 does not follow"):
         check_chain(lines, where=path)
+
+
+def test_the_audit_trail_is_verified_against_the_ledger_and_a_copy(ran, capsys, tmp_path):
+    root, _ = ran
+    shutil.copytree(root / "state", tmp_path / "state")
+    ledger = tmp_path / "state" / "ledger.sqlite"
+    trail = ledger.with_suffix(".audit.jsonl")
+    kept = trail.read_text().splitlines(keepends=True)
+    command = ["jobs", "verify", f"paths.ledger={ledger}"]
+
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{len(kept)} events" in said
+    assert f"{len(kept)} of them" in said
+
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text("".join(kept[:5]))
+    assert main([*command, f"audit={copy}"]) == 0
+    assert "5 of them" in " ".join(capsys.readouterr().out.split())
+    copy.write_text("".join([*kept[:2], kept[2].replace("received", "RECEIVED"), *kept[3:5]]))
+    assert main([*command, f"audit={copy}"]) == 1
+    assert "line 3 is not in the ledger so" in capsys.readouterr().err
+
+    assert main([*command, f"audit={tmp_path / 'none'}"]) == 1
+    assert "there is no such file" in capsys.readouterr().err
+
+    with closing(sqlite3.connect(ledger)) as connection, connection:
+        connection.execute("DELETE FROM events WHERE id = 4")
+    assert main(command) == 1
+    assert "line 4 does not follow" in capsys.readouterr().err
 
 
 def test_a_name_without_a_job_and_a_ledger_that_is_not_there_are_told(ran, capsys, tmp_path):
