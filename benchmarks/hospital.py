@@ -204,7 +204,7 @@ def senders(port: int, study: Path, count: int) -> None:
 def kills(folder: Path) -> None:
     """60 studies by C-STORE and 60 by DICOMweb while archive and services are killed."""
     wanted = Wanted(
-        num_store=60, num_web=60, pacs_kills=15, medseg_kills=50, within_s=3600, pause_s=21
+        num_store=60, num_web=60, pacs_kills=15, medseg_kills=50, within_s=5400, pause_s=28
     )
     print(json.dumps(run(folder / "run", tiny_bundle(folder / "bundle"), wanted), indent=1))
 

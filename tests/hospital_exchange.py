@@ -29,6 +29,7 @@ import pydicom
 from orthanc_needed import find_program
 from service_cases import CANARY, ct_study
 
+import medseg
 from medseg.services.ledger import Ledger
 from medseg.services.publish import is_intact
 
@@ -66,7 +67,11 @@ class Hospital:
     def start(self, name: str) -> None:
         log = (self.folder / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
-            self._command(name), stdout=log, stderr=subprocess.STDOUT, cwd=self.folder
+            self._command(name),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(Path(medseg.__file__).parents[1])},
         )
 
     def kill(self, name: str) -> None:
