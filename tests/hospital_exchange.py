@@ -33,8 +33,9 @@ import medseg
 from medseg.services.ledger import Ledger
 from medseg.services.publish import is_intact
 
-HTTP, DIMSE, NODE = 8042, 4242, 11112
+HTTP, DIMSE, NODE, COMMITTED = 8042, 4242, 11112, 11113
 BASE = f"http://127.0.0.1:{HTTP}"
+_COMMITMENT = ["destination.check=commitment", f"destination.commitment_port={COMMITTED}"]
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
@@ -55,6 +56,8 @@ class Wanted:
     seconds apart, and a part of a study that is segmented gives a second result."""
     executor: Sequence[str] = ()
     """Further options of medseg."""
+    commitment: bool = False
+    """The node asks the PACS for storage commitment."""
 
 
 @dataclass
@@ -102,6 +105,7 @@ class Hospital:
                 "destination.host=127.0.0.1",
                 f"destination.port={DIMSE}",
                 "health_port=8081",
+                *(_COMMITMENT if self.wanted.commitment else []),
             ],
             "web": [
                 "service=dicomweb",
@@ -135,6 +139,9 @@ class Hospital:
             "DicomAlwaysAllowFind": True,
             "DicomAlwaysAllowStore": True,
             "UnknownSopClassAccepted": True,
+            "DicomModalities": {
+                "medseg": {"AET": "MEDSEG", "Host": "127.0.0.1", "Port": COMMITTED}
+            },
             "SyncStorageArea": True,
             "Plugins": [str(PLUGIN)],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},

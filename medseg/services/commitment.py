@@ -86,7 +86,10 @@ class CommitmentClient:
             self._came.wait_for(lambda: uid in self._outcomes, self.within_s)
             reason = self._outcomes.pop(uid, None)
         if reason is None:
-            raise UnavailableError(self.ae_title, "has not committed itself yet", "")
+            where = f"{self.calling_ae_title} at {self.listen_host}:{self.listen_port}"
+            raise UnavailableError(
+                self.ae_title, "has not committed itself yet", f"it must know and reach {where}"
+            )
         if reason not in (0, _NO_SUCH_OBJECT):
             what = f"does not commit itself (reason {reason:04X})"
             raise UnavailableError(self.ae_title, what, "see the archive's log")
@@ -130,7 +133,8 @@ class CommitmentClient:
             status = answer.get("Status")
             if status != 0x0000:
                 what = "gave no answer" if status is None else f"answered status {status:04X}"
-                raise UnavailableError(self.ae_title, what, "see the archive's log")
+                remedy = f"it must know {self.calling_ae_title} and let it ask; see its log"
+                raise UnavailableError(self.ae_title, what, remedy)
             with self._came:  # some archives answer at once, while they are still connected
                 self._came.wait_for(
                     lambda: result.sop_instance_uid in self._outcomes, _SAME_ASSOCIATION_SECONDS

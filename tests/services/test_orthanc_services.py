@@ -54,6 +54,14 @@ def test_nothing_is_lost_or_doubled_while_the_archive_and_a_service_are_killed(e
     assert report["exit_codes"] == {"node": 0, "web": 0}
 
 
+def test_a_real_archive_commits_itself_to_each_result(exchange):
+    report = exchange(num_store=1, num_web=0, commitment=True, within_s=1200)
+
+    assert sound(report), report
+    assert report["ledgers"]["node"]["series"] == {"done": 1}
+    assert report["exit_codes"] == {"node": 0}
+
+
 def sound(report: dict) -> bool:
     faults = [report[name] for name in ("lost", "duplicated", "torn", "strange")]
     ledgers = report["ledgers"].values()
