@@ -152,28 +152,19 @@ class BatchDataset(Dataset[dict[str, Any]]):
         matrix = self.augment.spatial_matrix(spacing, mirror_axes=self.mirror_axes, rng=rng)
         knots = self.augment.displacement_knots(patch_size, spacing, rng=rng)
         intensity = self.augment.intensity_change(rng)
-        only_mirrored = matrix is None or np.array_equal(np.abs(matrix), np.eye(dims))
-        if only_mirrored and knots is None:
+        if matrix is None:
+            matrix = np.eye(dims)
+        if knots is None and np.array_equal(np.abs(matrix), np.eye(dims)):
             cut = cut_straight(image, centre, patch_size, outside=0.0)
             cut_labels = cut_straight(labels[None], centre, patch_size, outside=self.outside_label)
-            recipe = PatchRecipe(
-                patch_size,
-                self.outside_label,
-                intensity,
-                flips=tuple(n for n in range(dims) if matrix is not None and matrix[n, n] < 0),
-            )
+            mirrored = tuple(n + 1 for n in range(dims) if matrix[n, n] < 0)
             return RawPatch(
-                torch.from_numpy(np.ascontiguousarray(cut)),
-                torch.from_numpy(np.ascontiguousarray(cut_labels[0])),
-                recipe,
+                torch.from_numpy(np.ascontiguousarray(np.flip(cut, mirrored))),
+                torch.from_numpy(np.ascontiguousarray(np.flip(cut_labels, mirrored)[0])),
+                PatchRecipe(patch_size, self.outside_label, intensity),
             )
-        (part, part_labels), grid = part_and_grid(
-            image,
-            labels,
-            matrix=np.eye(dims) if matrix is None else matrix,
-            centre=centre,
-            patch_size=patch_size,
-            furthest=0.0 if knots is None else np.abs(knots[0]).reshape(dims, -1).max(axis=1),
+        part, part_labels, grid = part_and_grid(
+            image, labels, matrix=matrix, centre=centre, patch_size=patch_size, knots=knots
         )
-        recipe = PatchRecipe(patch_size, self.outside_label, intensity, grid=grid, knots=knots)
+        recipe = PatchRecipe(patch_size, self.outside_label, intensity, grid)
         return RawPatch(part, part_labels, recipe)

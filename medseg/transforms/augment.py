@@ -94,15 +94,15 @@ class Augment:
         *,
         rng: np.random.Generator,
     ) -> NDArray[np.float32] | None:
-        """Random shifts in voxels at a coarse grid of points, shape (1, dims, *coarse), between
-        which `smooth_shift` interpolates; None if none is drawn.
+        """Random shifts in voxels of the patch at a coarse grid of points, shape (dims, *coarse);
+        None if none is drawn. See `Grid`.
         """
         if rng.random() >= self.elastic_probability:
             return None
         dims = len(patch_size)
         coarse = tuple(max(3, size // 12) for size in patch_size)
-        knots = rng.normal(0, self.elastic_mm, (1, dims, *coarse))
-        scale = np.array(spacing_mm).reshape(1, dims, *(1,) * dims)
+        knots = rng.normal(0, self.elastic_mm, (dims, *coarse))
+        scale = np.array(spacing_mm).reshape(dims, *(1,) * dims)
         return (knots / scale).astype(np.float32)
 
     def intensity(self, image: Tensor, *, rng: np.random.Generator) -> Tensor:

@@ -87,7 +87,7 @@ def cut_mapped(
     matrix: NDArray[np.floating],
     centre: NDArray[np.floating],
     patch_size: tuple[int, ...],
-    shift: Tensor | None = None,
+    knots: NDArray[np.floating] | None = None,
     outside_label: int,
 ) -> tuple[Tensor, Tensor]:
     """Image and labels sampled through an affine map and a displacement, with one interpolation.
@@ -101,42 +101,57 @@ def cut_mapped(
         matrix: (dims, dims), order of the axes as in the arrays.
         centre: index position of the patch's middle, (dims,).
         patch_size: voxels per axis, P.
-        shift: displacement in voxels of the patch, shape (*P, dims).
+        knots: of the shift, in voxels of the patch, (dims, *coarse); see `Grid`.
         outside_label: label of positions beyond the image.
 
     Returns:
         image (C, *P), linear, zero outside; labels (*P) int64, nearest.
     """
-    part, grid = part_and_grid(
-        image,
-        labels,
-        matrix=matrix,
-        centre=centre,
-        patch_size=patch_size,
-        furthest=0.0 if shift is None else shift.abs().amax(tuple(range(shift.ndim - 1))).numpy(),
+    part, part_labels, grid = part_and_grid(
+        image, labels, matrix=matrix, centre=centre, patch_size=patch_size, knots=knots
     )
-    return sample(*part, grid, shift=shift, outside_label=outside_label)
+    patch = torch.empty((image.shape[0], *patch_size))
+    patch_labels = torch.empty(patch_size, dtype=torch.long)
+    sample(part, part_labels, grid, patch, patch_labels, outside_label=outside_label)
+    return patch, patch_labels
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where a patch's voxels lie in a part of a case, in grid_sample's coordinates.
+    """Where a patch's voxels lie in a part of a case, in voxels of the part.
 
     Args:
-        rows: per axis of the patch, what its position adds, (voxels, dims).
-        turn: what a displacement in voxels of the patch adds, (dims, dims).
+        origin: index position of the patch's first voxel, (dims,).
+        matrix: columns are the steps along the patch's axes, (dims, dims).
+        knots: displacement at a coarse grid of points, of which the outer ones lie on the patch's
+            outer voxels, linear between them; (dims, *coarse), None if there is none.
     """
 
-    rows: tuple[NDArray[np.float32], ...]
-    turn: NDArray[np.float32]
+    origin: NDArray[np.float64]
+    matrix: NDArray[np.float64]
+    knots: NDArray[np.float64] | None = None
 
-    def positions(self, shift: Tensor | None, *, device: torch.device) -> Tensor:
-        """Positions (*P, dims), the last axis counted first."""
-        grid = torch.zeros(1, device=device)
-        for row in self.rows:
-            grid = grid[..., None, :] + torch.from_numpy(row).to(device)
-            # (*P up to this axis, dims)
-        return grid if shift is None else grid + shift @ torch.from_numpy(self.turn).to(device)
+    def positions(
+        self, shape: tuple[int, ...], patch_size: tuple[int, ...], *, device: torch.device
+    ) -> Tensor:
+        """Positions (*P, dims) in `grid_sample`'s coordinates for a part of that shape: -1 and 1
+        are the outer voxel edges, and the last axis counts first.
+        """
+        scale = 2 / np.array(shape)
+
+        def on_device(values: NDArray[np.float64]) -> Tensor:
+            return torch.from_numpy(values[..., ::-1].astype(np.float32)).to(device)
+
+        grid = on_device((self.origin + 0.5) * scale - 1)
+        for axis, count in enumerate(patch_size):
+            row = np.arange(count)[:, None] * (self.matrix[:, axis] * scale)
+            grid = grid[..., None, :] + on_device(row)  # (*P up to this axis, dims)
+        if self.knots is None:
+            return grid
+        knots = on_device(np.moveaxis(self.knots, 0, -1) * scale).movedim(-1, 0)[None]
+        mode = "bilinear" if len(shape) == 2 else "trilinear"
+        shift = F.interpolate(knots, patch_size, mode=mode, align_corners=True)[0]
+        return grid + shift.movedim(0, -1)
 
 
 def part_and_grid(
@@ -146,48 +161,83 @@ def part_and_grid(
     matrix: NDArray[np.floating],
     centre: NDArray[np.floating],
     patch_size: tuple[int, ...],
-    furthest: float | NDArray[np.floating],
-) -> tuple[tuple[Tensor, Tensor], Grid]:
+    knots: NDArray[np.floating] | None,
+) -> tuple[Tensor, Tensor, Grid]:
     """The voxels of image and labels that `sample` needs for a patch, and where the patch lies in
     them; see `cut_mapped`.
-
-    Args:
-        furthest: of the displacement, along each axis.
     """
+    dims = len(patch_size)
     shape = np.array(image.shape[1:])
-    extent = np.array(patch_size)
-    reach = np.abs(matrix) @ ((extent - 1) / 2 + furthest)
+    middle = (np.array(patch_size) - 1) / 2
+    furthest = 0.0 if knots is None else np.abs(knots).reshape(dims, -1).max(axis=1)
+    reach = np.abs(matrix) @ (middle + furthest)
     low = np.clip(np.floor(centre - reach).astype(int) - 1, 0, shape - 1)
     high = np.clip(np.ceil(centre + reach).astype(int) + 2, low + 1, shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     part = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *box)]))
     part_labels = torch.from_numpy(np.ascontiguousarray(labels[box]))
-    # grid_sample puts -1 and 1 on the outer voxel edges, and counts x (the last axis) first.
-    size = high - low
-    scale = (matrix * (2 / size)[:, None])[::-1]
-    offset = ((2 * (centre - low) + 1) / size - 1)[::-1]
-    rows = []
-    for axis, count in enumerate(patch_size):
-        steps = (np.arange(count) - (count - 1) / 2)[:, None] * scale[:, axis]
-        rows.append((steps + offset * (axis == 0)).astype(np.float32))
-    turn = np.ascontiguousarray(scale.T, dtype=np.float32)
-    return (part, part_labels), Grid(tuple(rows), turn)
+    shift = None if knots is None else np.tensordot(matrix, knots.astype(np.float64), axes=1)
+    grid = Grid(centre - low - matrix @ middle, np.array(matrix, np.float64), shift)
+    return part, part_labels, grid
 
 
 def sample(
-    part: Tensor, labels: Tensor, grid: Grid, *, shift: Tensor | None, outside_label: int
-) -> tuple[Tensor, Tensor]:
-    """Image and labels of a patch from a part of a case, on the part's device; see `cut_mapped`."""
-    positions = grid.positions(shift, device=part.device)[None]
-    sampled = F.grid_sample(part[None], positions, mode="bilinear", align_corners=False)[0]
+    part: Tensor,
+    labels: Tensor,
+    grid: Grid,
+    patch: Tensor,
+    patch_labels: Tensor,
+    *,
+    outside_label: int,
+) -> None:
+    """Fills a patch (C, *P) and its labels (*P) from a part of a case; see `cut_mapped`.
+
+    All lie on one device and are contiguous. PyTorch's `grid_sample` is fast on a GPU, but not
+    vectorised in 3D on a CPU, where a compiled loop does the same.
+    """
+    if part.device.type != "cpu":
+        sample_on_device(part, labels, grid, patch, patch_labels, outside_label=outside_label)
+        return
+    from medseg.transforms.sampling_kernel import fill_patch  # compiles on first use
+
+    # One compiled function for all: an image of two axes is one of three, the first a single voxel,
+    # and labels are int32.
+    flat = 3 - len(grid.origin)
+    matrix = np.eye(3)
+    matrix[flat:, flat:] = grid.matrix
+    knots = np.zeros((3, 0, 0, patch.shape[-1]))
+    if grid.knots is not None:
+        num_knots = grid.knots.shape[-1]
+        place = np.linspace(0, num_knots - 1, patch.shape[-1])
+        weights = np.maximum(0, 1 - np.abs(place - np.arange(num_knots)[:, None]))
+        knots = np.zeros((3, *(1,) * flat, *grid.knots.shape[1:-1], patch.shape[-1]))
+        knots[flat:] = (grid.knots @ weights).reshape(-1, *knots.shape[1:])
+    fill_patch(
+        part.view(-1, *(1,) * flat, *part.shape[1:]).numpy(),
+        labels.int().view(*(1,) * flat, *labels.shape).numpy(),
+        np.concatenate([np.zeros(flat), grid.origin]),
+        matrix,
+        knots,
+        outside_label,
+        patch.view(-1, *(1,) * flat, *patch.shape[1:]).numpy(),
+        patch_labels.view(*(1,) * flat, *patch_labels.shape).numpy(),
+    )
+
+
+def sample_on_device(
+    part: Tensor,
+    labels: Tensor,
+    grid: Grid,
+    patch: Tensor,
+    patch_labels: Tensor,
+    *,
+    outside_label: int,
+) -> None:
+    """`sample` for any device."""
+    size = tuple(patch_labels.shape)
+    positions = grid.positions(tuple(labels.shape), size, device=part.device)[None]
+    patch.copy_(F.grid_sample(part[None], positions, mode="bilinear", align_corners=False)[0])
     # Zero is what lies outside, so labels are counted from the outside label.
-    counted = labels.float() - outside_label
-    nearest = F.grid_sample(counted[None, None], positions, mode="nearest", align_corners=False)
-    return sampled, (nearest[0, 0] + outside_label).long()
-
-
-def smooth_shift(knots: Tensor, patch_size: tuple[int, ...]) -> Tensor:
-    """Shifts between the knots, (1, dims, *coarse) to (*patch_size, dims)."""
-    mode = "bilinear" if len(patch_size) == 2 else "trilinear"
-    field = F.interpolate(knots, patch_size, mode=mode, align_corners=True)[0]
-    return field.movedim(0, -1)
+    counted = (labels.float() - outside_label)[None, None]
+    nearest = F.grid_sample(counted, positions, mode="nearest", align_corners=False)[0, 0]
+    patch_labels.copy_(nearest + outside_label)

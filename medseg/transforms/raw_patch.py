@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.transforms.intensity import IntensityChange
-from medseg.transforms.patches import Grid, sample, smooth_shift
+from medseg.transforms.patches import Grid, sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,17 +25,13 @@ class PatchRecipe:
         patch_size: P.
         outside_label: label of positions beyond the image.
         intensity: change of the patch's brightness.
-        flips: axes to be mirrored, where the patch is cut straight.
-        grid: where the patch's voxels lie in the part; None if the patch is cut straight.
-        knots: of the displacement, (1, dims, *coarse); None if there is none.
+        grid: where the patch's voxels lie in the part; None if the voxels are the patch.
     """
 
     patch_size: tuple[int, ...]
     outside_label: int
     intensity: IntensityChange
-    flips: tuple[int, ...] = ()
     grid: Grid | None = None
-    knots: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,23 +48,26 @@ class RawPatch:
     labels: Tensor
     recipe: PatchRecipe
 
-    def finish(self) -> tuple[Tensor, Tensor]:
-        """Image (C, *P) float32 and labels (*P) int64, on the device that the voxels lie on; one
-        interpolation at most.
+    def finish(self, patch: Tensor, patch_labels: Tensor) -> None:
+        """Fills the patch (C, *P) and its labels (*P) int64, on the device that the voxels lie on;
+        one interpolation at most.
         """
-        recipe, image, labels = self.recipe, self.image, self.labels.long()
-        if recipe.grid is not None:
-            shift = None
-            if recipe.knots is not None:
-                knots = torch.from_numpy(recipe.knots).to(image.device)
-                shift = smooth_shift(knots, recipe.patch_size)
-            image, labels = sample(
-                image, self.labels, recipe.grid, shift=shift, outside_label=recipe.outside_label
+        recipe, image = self.recipe, self.image
+        if recipe.grid is None:
+            patch_labels.copy_(self.labels)
+        else:
+            sample(
+                self.image,
+                self.labels,
+                recipe.grid,
+                patch,
+                patch_labels,
+                outside_label=recipe.outside_label,
             )
-        elif recipe.flips:
-            image = image.flip([axis + 1 for axis in recipe.flips])
-            labels = labels.flip(recipe.flips)
-        return recipe.intensity.apply(image), labels
+            image = patch
+        changed = recipe.intensity.apply(image)
+        if changed is not patch:
+            patch.copy_(changed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +123,10 @@ class RawBatch:
 
 def finish_batch(patches: Sequence[RawPatch]) -> tuple[Tensor, Tensor]:
     """Images (N, C, *P) and labels (N, *P)."""
+    first, size = patches[0], patches[0].recipe.patch_size
+    images = first.image.new_empty((len(patches), first.image.shape[0], *size))
+    labels = first.labels.new_empty((len(patches), *size), dtype=torch.long)
     with torch.no_grad():
-        finished = [patch.finish() for patch in patches]
-    return torch.stack([image for image, _ in finished]), torch.stack([t for _, t in finished])
+        for n, patch in enumerate(patches):
+            patch.finish(images[n], labels[n])
+    return images, labels

@@ -1,10 +1,23 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from learning_cases import numbers
 from scipy import ndimage
 
-from medseg.transforms.patches import choose_centre, cut_mapped, cut_straight
+import medseg
+from medseg.transforms.patches import (
+    choose_centre,
+    cut_mapped,
+    cut_straight,
+    part_and_grid,
+    sample_on_device,
+)
 
 
 def test_a_straight_cut_takes_the_voxels_around_its_centre():
@@ -57,7 +70,8 @@ def test_a_mapped_cut_has_the_values_of_scipys_linear_interpolation(shape, is_di
     labels = rng.integers(0, 6, shape).astype(np.int16)
     patch_size, centre = (8, 5, 6)[:dims], np.array([14.2, 15.1, 13.7])[:dims]
     matrix = np.eye(dims) + rng.uniform(-0.4, 0.4, (dims, dims))
-    shift = rng.uniform(-1.5, 1.5, (*patch_size, dims)).astype(np.float32) * is_displaced
+    # With a knot at every voxel of the patch the displacement is the knots themselves.
+    knots = rng.uniform(-1.5, 1.5, (dims, *patch_size)).astype(np.float32) * is_displaced
 
     sampled, target = cut_mapped(
         image,
@@ -65,18 +79,112 @@ def test_a_mapped_cut_has_the_values_of_scipys_linear_interpolation(shape, is_di
         matrix=matrix,
         centre=centre,
         patch_size=patch_size,
-        shift=torch.from_numpy(shift) if is_displaced else None,
+        knots=knots if is_displaced else None,
         outside_label=9,
     )
 
     axes = [np.arange(n) - (n - 1) / 2 for n in patch_size]
-    offsets = np.stack(np.meshgrid(*axes, indexing="ij"), -1) + shift
+    offsets = np.stack(np.meshgrid(*axes, indexing="ij"), -1) + np.moveaxis(knots, 0, -1)
     positions = (offsets @ matrix.T + centre).reshape(-1, dims).T
     wanted = ndimage.map_coordinates(image[0], positions, order=1)
-    np.testing.assert_allclose(sampled[0].numpy().ravel(), wanted, atol=1e-4)
+    np.testing.assert_allclose(sampled[0].numpy().ravel(), wanted, atol=1e-5)
     nearest = labels[tuple(np.rint(positions).astype(int))]
     # Positions halfway between two voxels may round either way.
     assert (target.numpy().ravel() == nearest).mean() > 0.99
+
+
+@pytest.mark.parametrize("outwards", [0.0, 9.0, 60.0])
+@pytest.mark.parametrize("num_channels", [1, 3])
+@pytest.mark.parametrize("coarse", [None, (3, 4, 3)])
+@pytest.mark.parametrize(
+    ("shape", "patch_size"), [((31, 29, 30), (16, 13, 18)), ((40, 44), (19, 24)), ((20, 1), (9, 7))]
+)
+def test_the_compiled_loop_gives_what_grid_sample_gives(
+    shape, patch_size, coarse, num_channels, outwards
+):
+    dims = len(shape)
+    rng = np.random.default_rng(5)
+    image = numbers((num_channels, *shape))
+    labels = rng.integers(0, 2**20, shape).astype(np.int32)
+    matrix = np.eye(dims) + rng.uniform(-0.4, 0.4, (dims, dims))
+    knots = None if coarse is None else rng.normal(0, 3, (dims, *coarse[:dims]))
+    where = {
+        "matrix": matrix,
+        "centre": np.array([14.2, 12.1, 13.7])[:dims] + outwards,
+        "patch_size": patch_size,
+        "knots": knots,
+    }
+
+    sampled, target = cut_mapped(image, labels, **where, outside_label=7)
+
+    part, part_labels, grid = part_and_grid(image, labels, **where)
+    patch, patch_labels = torch.empty_like(sampled), torch.empty_like(target)
+    sample_on_device(part, part_labels, grid, patch, patch_labels, outside_label=7)
+    # grid_sample has its positions in float32, which moves them by up to 1e-5 of a voxel.
+    torch.testing.assert_close(sampled, patch, atol=1e-4, rtol=0)
+    assert (target == patch_labels).float().mean() > 0.998
+    positions = grid.positions(tuple(part.shape[1:]), patch_size, device=part.device)
+    exact = _positions(grid, tuple(part.shape[1:]), patch_size)
+    torch.testing.assert_close(positions.double(), exact, atol=1e-6, rtol=1e-6)
+    wanted = F.grid_sample(part[None].double(), exact[None], align_corners=False)[0]
+    torch.testing.assert_close(sampled.double(), wanted, atol=1e-5, rtol=0)
+    counted = part_labels[None, None].double() - 7
+    nearest = F.grid_sample(counted, exact[None], mode="nearest", align_corners=False)[0, 0] + 7
+    assert torch.equal(target, nearest.long())
+
+
+def _positions(grid, shape, patch_size):
+    """What `Grid.positions` gives, in float64 and all at once."""
+    axes = [torch.arange(n, dtype=torch.float64) for n in patch_size]
+    index = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    places = index @ torch.from_numpy(grid.matrix).T + torch.from_numpy(grid.origin)
+    if grid.knots is not None:
+        mode = "bilinear" if len(shape) == 2 else "trilinear"
+        knots = torch.from_numpy(grid.knots)[None]
+        places += F.interpolate(knots, patch_size, mode=mode, align_corners=True)[0].movedim(0, -1)
+    return ((2 * places + 1) / torch.tensor(shape) - 1).flip(-1)
+
+
+def test_positions_halfway_between_two_voxels_take_the_even_one_as_grid_sample_does():
+    labels = np.arange(5, dtype=np.int16) + 1
+
+    _, target = cut_mapped(
+        np.zeros((1, 5, 1), np.float32), labels[:, None], matrix=np.eye(2),
+        centre=np.array([2.5, 0.0]), patch_size=(7, 1), outside_label=9,
+    )  # fmt: skip
+
+    # From positions -0.5, 0.5, ... 5.5.
+    assert target[:, 0].tolist() == [1, 1, 3, 3, 5, 5, 9]
+
+
+ANOTHER_PROCESS = """
+import numpy as np
+from medseg.transforms.sampling_kernel import fill_patch
+
+patch, labels = np.empty((1, 2, 2, 2), np.float32), np.empty((2, 2, 2), np.int64)
+image = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
+knots = np.zeros((3, 0, 0, 2))
+fill_patch(image, image[0].astype(np.int32), np.zeros(3), np.eye(3), knots, 0, patch, labels)
+assert (patch == image).all() and (labels == image[0]).all()
+print(sum(fill_patch.stats.cache_hits.values()), sum(fill_patch.stats.cache_misses.values()))
+"""
+
+
+@pytest.mark.skipif(
+    not os.access(Path(medseg.__file__).parent / "transforms", os.W_OK),
+    reason="compiled code is kept where the package can be written to",
+)
+def test_another_process_need_not_compile_the_loop_again():
+    cut_mapped(
+        np.zeros((1, 4, 4, 4), np.float32), np.zeros((4, 4, 4), np.int16), matrix=np.eye(3),
+        centre=np.full(3, 1.5), patch_size=(2, 2, 2), outside_label=0,
+    )  # fmt: skip
+
+    found = subprocess.run(
+        [sys.executable, "-c", ANOTHER_PROCESS], capture_output=True, text=True, check=True
+    )
+
+    assert found.stdout.split() == ["1", "0"]
 
 
 def test_what_a_mapped_cut_takes_from_beyond_the_image_is_marked():
