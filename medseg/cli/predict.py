@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
 from medseg.cli.console import Count, console, counting
-from medseg.cli.predictors import Algorithm, choose_predictor
+from medseg.cli.predictors import choose_predictor
 from medseg.config.build import accepts, build
 from medseg.config.compose import quoted
 from medseg.core.errors import ConfigError, InputError, OutputError
 from medseg.core.identity import Case
-from medseg.core.protocols import Source, Writer
+from medseg.core.protocols import Source
+from medseg.inference.algorithm import build_writers
 from medseg.inference.cases import CaseOutcome, predict_cases
 from medseg.inference.ensemble import EnsemblePredictor
 from medseg.inference.memory import Progress
@@ -65,7 +65,11 @@ def predict_folder(cfg: DictConfig, *, keys: Collection[str] | None = None) -> l
     if keys is not None:
         cases = _named(cases, keys)
     _require_apart(cases, Path(cfg.paths.output))
-    writers = build_writers(cfg.get("output"), chosen.algorithm)
+    if not cfg.get("output"):
+        raise ConfigError(
+            "output", "names no format", "set output=[nifti] or output=[nifti,dicom_seg]"
+        )
+    writers = build_writers(cfg.output, chosen.algorithm)
     predictor = chosen.make()
     with counting("predicting", len(cases)) as step:
         if isinstance(predictor, NetworkPredictor | EnsemblePredictor):
@@ -99,23 +103,6 @@ class _WindowsShown:
             minutes = f"about {progress.estimate_s / 60:.1f} min, " if is_long else ""
             console.print(f"{minutes}{progress.total} windows, {progress.memory}", markup=False)
         self._step.share(progress.done / max(1, progress.total))
-
-
-def build_writers(output: DictConfig | None, algorithm: Algorithm) -> list[Writer]:
-    """One writer per chosen output; those that name the algorithm are told the bundle's name."""
-    if not output:
-        raise ConfigError(
-            "output", "names no format", "set output=[nifti] or output=[nifti,dicom_seg]"
-        )
-    facts: dict[str, Any] = {
-        "algorithm_name": algorithm.name,
-        "algorithm_version": algorithm.version,
-        "bundle_sha256": algorithm.sha256,
-    }
-    return [
-        build(node, **{key: value for key, value in facts.items() if accepts(node, key)})
-        for node in output.values()
-    ]
 
 
 def predict(

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-import medseg
 from medseg.baselines.fitting import MAX_CASES, FittedBaseline, fit_baseline
 from medseg.baselines.predictor import Baseline
-from medseg.cli.bundle_predictor import predictor_of
 from medseg.cli.console import console, counting
 from medseg.config.build import accepts, build
 from medseg.core.atomic import write_text
@@ -23,30 +20,10 @@ from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import Predictor, Source
 from medseg.core.segmentation import InstanceSet, LabelMap, ProbabilityMap, class_map
+from medseg.inference.algorithm import Algorithm, ClassicalAlgorithm
+from medseg.inference.bundle_predictor import predictor_of
 from medseg.inference.ensemble import load_bundles
 from medseg.inference.postprocess import Postprocess
-
-
-class Algorithm(Protocol):
-    """What results are labelled with; a bundle is one."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def sha256(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class NamedAlgorithm:
-    """A classical method as results name it; it has no file of its own."""
-
-    name: str
-    version: str
-    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +84,13 @@ def choose_predictor(cfg: DictConfig) -> Chosen:
     if cfg.fit_on is not None:
         raise ConfigError("fit_on", "is given without a baseline", "train a bundle with train")
     bundle = load_bundles(cfg.bundle)
-    make = partial(predictor_of, bundle, cfg)
+    make = partial(
+        predictor_of,
+        bundle,
+        inference=build(cfg.inference),
+        postprocess=build(cfg.postprocess),
+        objects=build(cfg.get("objects")),
+    )
     return Chosen(make, bundle, bundle.notice, bundle.num_channels)
 
 
@@ -124,7 +107,7 @@ def _chosen_baseline(cfg: DictConfig) -> Chosen:
             soft_wrap=True,
             markup=False,
         )
-    algorithm = NamedAlgorithm(f"medseg {baseline.name}", medseg.__version__)
+    algorithm = ClassicalAlgorithm(baseline.name)
     rules: Postprocess | None = build(cfg.postprocess)
     if rules is None:
         return Chosen(lambda: baseline, algorithm)

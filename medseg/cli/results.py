@@ -14,11 +14,12 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from medseg.bundle import ModelBundle
-from medseg.cli.bundle_predictor import predictor_of
 from medseg.cli.console import console, counting
 from medseg.cli.preparation import Preparation
+from medseg.config.build import build
 from medseg.core.identity import Case
 from medseg.core.segmentation import Reference, class_map
+from medseg.inference.bundle_predictor import predictor_of
 from medseg.inference.cases import CaseOutcome, predict_cases
 from medseg.reports.evaluation import score_cases
 from medseg.reports.object_evaluation import score_objects
@@ -37,7 +38,13 @@ def show_results(
     """
     kind = "test" if prepared.split.test else "validation"
     cases = [prepared.cases[key] for key in prepared.split.test or prepared.split.validation]
-    predictor = predictor_of(bundle, cfg, device=prepared.device)
+    predictor = predictor_of(
+        bundle,
+        inference=build(cfg.inference),
+        postprocess=build(cfg.postprocess),
+        objects=build(cfg.get("objects")),
+        device=prepared.device,
+    )
     output = folder / "predictions"
     writers: list[Any] = [NiftiWriter()]
     if any(case.series is not None for case in cases):

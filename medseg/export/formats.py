@@ -1,6 +1,8 @@
 """A network as a file of another runtime: ONNX, OpenVINO IR, or a program of `torch.export`.
 
-The number of patches is free and their extents are those of the plan.
+The extents of patches are those of the plan. Their number is free, but for networks that find
+objects, which see one at a time; theirs are the maps that come before whatever depends on what is
+seen (`medseg.inference.object_engines`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError, MedsegError
+from medseg.models.detection.objects import Detector
+from medseg.models.detection.outputs import FlatOutputs, flat
 
 FORMATS = ("onnx", "openvino", "torch_export")
 
@@ -29,7 +33,7 @@ def exported_files(
 
     Args:
         network: in evaluation mode, on the CPU.
-        example: two patches, (2, C, *patch).
+        example: two patches, (2, C, *patch); one for a network that finds objects.
         format_name: one of FORMATS.
         onnx: the same network in ONNX, if it has been written already.
 
@@ -62,16 +66,20 @@ def exported_files(
 
 
 def _torch_program(network: nn.Module, example: Tensor) -> bytes:
+    shapes = None if isinstance(network, Detector) else _free_batch()
     buffer = io.BytesIO()
-    torch.export.save(
-        torch.export.export(network, (example,), dynamic_shapes=_free_batch()), buffer
-    )
+    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=shapes), buffer)
     return buffer.getvalue()
 
 
 def _onnx(network: nn.Module, example: Tensor) -> bytes:
     import onnxscript  # noqa: F401 - torch.onnx needs it, and says so less clearly
 
+    names, shapes = ["logits"], _free_batch()
+    if isinstance(network, Detector):
+        with torch.no_grad():
+            names, shapes = list(flat(network(example))), None
+        network = FlatOutputs(network)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         torch.onnx.export(
@@ -82,8 +90,8 @@ def _onnx(network: nn.Module, example: Tensor) -> bytes:
             external_data=False,
             verbose=False,
             input_names=["patches"],
-            output_names=["logits"],
-            dynamic_shapes=_free_batch(),
+            output_names=names,
+            dynamic_shapes=shapes,
         )
         return path.read_bytes()
 

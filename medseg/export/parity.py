@@ -19,7 +19,7 @@ from medseg.tasks.decoding import decode
 from medseg.transforms.preprocess import preprocess
 
 MAX_DIFFERENCE = 1e-3
-"""In standard deviations of the logits: sums in another order differ in the sixth digit, and deep
+"""In standard deviations of an output: sums in another order differ in the sixth digit, and deep
 networks stretch that.
 """
 MAX_CHANGED = 1e-4
@@ -33,18 +33,41 @@ class Parity:
     Args:
         num_patches: that were compared.
         difference: largest between two logits, in standard deviations of all logits.
-        changed: share of the voxels with another label.
+        changed: share of the voxels with another label, or of the objects that the other engine
+            does not find.
+        num_objects: that were found by both together; None of networks that give labels.
     """
 
     num_patches: int
     difference: float
     changed: float
+    num_objects: int | None = None
 
     def __str__(self) -> str:
+        what = "labels" if self.num_objects is None else f"{self.num_objects} objects"
         return (
-            f"{self.num_patches} patches, largest difference {self.difference:.1e} of the logits' "
-            f"deviation, {self.changed:.1e} of the labels differ"
+            f"{self.num_patches} patches, largest difference {self.difference:.1e} of the outputs' "
+            f"deviation, {self.changed:.1e} of the {what} differ"
         )
+
+    def require(self, name: str, *, max_changed: float) -> None:
+        """Raises an error if it is too large.
+
+        Args:
+            name: of the format.
+            max_changed: largest share that may change.
+
+        Raises:
+            MedsegError: the export deviates.
+        """
+        if self.difference > MAX_DIFFERENCE or self.changed > max_changed:
+            raise MedsegError(
+                f"format {name}",
+                f"deviates from PyTorch ({self}); at most {MAX_DIFFERENCE:.0e} and "
+                f"{max_changed:.0e} are accepted",
+                "leave this format out; nothing was written",
+                code="E_EXPORT",
+            )
 
 
 def require_parity(
@@ -72,14 +95,7 @@ def require_parity(
         changed += int((before != after).sum())
         voxels += before.numel()
     parity = Parity(len(patches), largest, changed / voxels)
-    if parity.difference > MAX_DIFFERENCE or parity.changed > MAX_CHANGED:
-        raise MedsegError(
-            f"format {given.name}",
-            f"deviates from PyTorch ({parity}); at most {MAX_DIFFERENCE:.0e} and "
-            f"{MAX_CHANGED:.0e} are accepted",
-            "leave this format out; nothing was written",
-            code="E_EXPORT",
-        )
+    parity.require(given.name, max_changed=MAX_CHANGED)
     return parity
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from medseg.bundle import ModelBundle
 from medseg.core.errors import ConfigError
 from medseg.core.volume import Volume
 from medseg.export.formats import FORMATS, exported_files
+from medseg.export.object_parity import require_same_objects
 from medseg.export.parity import Parity, noise_patches, patches_of, require_parity
-from medseg.inference.engines import Engine, TorchEngine
-from medseg.inference.runtimes import OnnxEngine, OpenVinoEngine
+from medseg.inference.engines import TorchEngine
+from medseg.inference.exported_networks import ExportedNetwork, network_of_files
+from medseg.inference.object_engines import ExportedDetector, sole_network
+from medseg.inference.object_windows import FindsObjects
+from medseg.inference.runtimes import ExportedEngine
+from medseg.models.detection.outputs import flat
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +58,18 @@ def export_bundle(
             f"names {', '.join(unknown)}" if unknown else "is empty",
             f"there are {', '.join(FORMATS)}",
         )
-    networks = [network.eval() for network in bundle.build_networks()]
-    reference = TorchEngine(networks, device="cpu", precision="32-true")
+    finds_objects = bundle.task_kind != "label_map"
+    networks = [sole_network(bundle)] if finds_objects else bundle.build_networks()
+    networks = [network.eval() for network in networks]
     patches = patches_of(volumes, bundle.plan) or noise_patches(
         bundle.plan, in_channels=bundle.num_channels
     )
-    example = torch.cat([patches[0], patches[0]])
+    example = patches[0] if finds_objects else torch.cat([patches[0], patches[0]])
     names = [Path(name).stem for name in bundle.weight_files]
     files: dict[str, bytes] = {}
     found: dict[str, Parity] = {}
     facts: dict[str, Any] = {}
+    changed = "objects_missed" if finds_objects else "labels_changed"
     in_onnx: list[bytes | None] = [None] * len(networks)
     for kind in sorted(set(formats)):  # ONNX comes before OpenVINO, which is made from it
         made = [
@@ -67,7 +78,17 @@ def export_bundle(
         ]
         if kind == "onnx":
             in_onnx = [files[".onnx"] for files in made]
-        found[kind] = require_parity(_engine(kind, made), reference, patches, bundle.labels)
+        exported = [_network(kind, files) for files in made]
+        if finds_objects:
+            detector = ExportedDetector(
+                exported[0], networks[0], patch_size=tuple(example.shape[2:])
+            )
+            in_torch = cast(FindsObjects, networks[0])
+            found[kind] = require_same_objects(kind, detector, in_torch, patches)
+        else:
+            reference = TorchEngine(networks, device="cpu", precision="32-true")
+            engine = ExportedEngine(kind, exported)
+            found[kind] = require_parity(engine, reference, patches, bundle.labels)
         logger.info("%s: %s", kind, found[kind])
         for name, parts in zip(names, made, strict=True):
             files |= {f"{kind}/{name}{ending}": content for ending, content in parts.items()}
@@ -75,28 +96,26 @@ def export_bundle(
             "compared_on": "patches of images" if volumes else "noise",
             "patches": found[kind].num_patches,
             "largest_difference": float(f"{found[kind].difference:.3g}"),
-            "labels_changed": float(f"{found[kind].changed:.3g}"),
+            changed: float(f"{found[kind].changed:.3g}"),
         }
     bundle.copy_with(folder, files, exports=facts)
     return found
 
 
-def _engine(kind: str, made: Sequence[dict[str, bytes]]) -> Engine:
-    if kind == "onnx":
-        return OnnxEngine([files[".onnx"] for files in made])
-    if kind == "openvino":
-        pairs = [(files[".xml"], files[".bin"]) for files in made]
-        return OpenVinoEngine(pairs, precision="32-true")
-    return _ProgramEngine([files[".pt2"] for files in made])
+def _network(kind: str, files: Mapping[str, bytes]) -> ExportedNetwork:
+    return _Program(files[".pt2"]) if kind == "torch_export" else network_of_files(kind, files)
 
 
-class _ProgramEngine(TorchEngine):
-    """Programs of torch.export that this process has just written."""
+class _Program:
+    """A program of torch.export that this process has just written."""
 
-    name = "torch_export"
+    precision = "32-true"
 
-    def __init__(self, programs: Sequence[bytes]) -> None:
-        import io
+    def __init__(self, content: bytes) -> None:
+        self._module = torch.export.load(io.BytesIO(content)).module()
 
-        modules = [torch.export.load(io.BytesIO(program)).module() for program in programs]
-        super().__init__(modules, device="cpu", precision="32-true")
+    def __call__(self, patches: Tensor) -> Mapping[str, NDArray[np.float32]]:
+        with torch.no_grad():
+            outputs = self._module(patches)
+        named = {"logits": outputs} if isinstance(outputs, Tensor) else flat(outputs)
+        return {name: part.numpy() for name, part in named.items()}

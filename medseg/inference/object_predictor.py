@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from medseg.bundle import ModelBundle
 from medseg.core.components import thing_ids
-from medseg.core.errors import BundleError, MedsegError
+from medseg.core.errors import MedsegError
 from medseg.core.geometry import Geometry
 from medseg.core.identity import Case
 from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap, ProbabilityMap
 from medseg.core.volume import Volume
 from medseg.inference.network_space import instance_set, panoptic_map
+from medseg.inference.object_engines import sole_network
 from medseg.inference.object_merge import FoundObject, cropped
-from medseg.inference.object_windows import ObjectWindows
+from medseg.inference.object_windows import FindsObjects, ObjectWindows
 from medseg.inference.precision import autocast, best_device, best_precision
+from medseg.inference.runtimes import make_detector
+from medseg.inference.sliding_window import EngineName
 from medseg.inference.upsample import upsample_labels
 from medseg.models.layout import in_fast_layout
 from medseg.transforms.preprocess import preprocess
@@ -35,11 +36,14 @@ class ObjectPredictor:
     Args:
         bundle: loaded bundle of one network.
         objects: how images are covered with windows, and which objects are kept.
+        engine: what computes the network's maps; others than torch see windows of the extents that
+            training saw, on the CPU.
         device: "cpu" or "cuda"; None takes a GPU where there is one.
         precision: "bf16-mixed", "16-mixed" or "32-true"; None takes the fastest native one.
 
     Raises:
         BundleError: the bundle averages several networks, which objects cannot be.
+        ConfigError: the bundle carries no network for the engine.
     """
 
     def __init__(
@@ -47,21 +51,25 @@ class ObjectPredictor:
         bundle: ModelBundle,
         *,
         objects: ObjectWindows | None = None,
+        engine: EngineName = "torch",
         device: str | None = None,
         precision: str | None = None,
     ) -> None:
-        networks: Sequence[nn.Module] = bundle.build_networks()
-        if len(networks) != 1:
-            raise BundleError(
-                bundle.folder,
-                f"holds {len(networks)} networks, whose objects cannot be averaged",
-                "predict with the bundle of one fold",
-            )
         self.bundle = bundle
         self.objects = objects or ObjectWindows()
         self.device = device or best_device()
         self.precision = precision or best_precision(self.device)
-        self.network = in_fast_layout(networks[0].to(self.device).eval(), self.device)
+        network = in_fast_layout(sole_network(bundle).to(self.device).eval(), self.device)
+        exported = make_detector(
+            bundle, engine, network, device=self.device, precision=self.precision
+        )
+        if exported is None:
+            self.detector: FindsObjects = network  # type: ignore[assignment]
+        else:
+            network.cpu()
+            self.detector = exported
+            self.device, self.precision = "cpu", exported.precision
+            self.objects = replace(self.objects, window_growth=1.0)
         self.task_kind: Literal["instances", "panoptic"] = (
             "panoptic" if bundle.task_kind == "panoptic" else "instances"
         )
@@ -94,7 +102,7 @@ class ObjectPredictor:
         is_panoptic = self.task_kind == "panoptic"
         with torch.inference_mode(), autocast(self.device, self.precision):
             found, logits = self.objects.find(
-                self.network,  # type: ignore[arg-type]
+                self.detector,
                 image,
                 patch_size=tuple(plan.patch_size or ()),
                 class_ids=thing_ids(labels),

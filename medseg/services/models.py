@@ -13,15 +13,16 @@ from typing import Any
 
 from medseg import __version__
 from medseg.baselines.predictor import Baseline
-from medseg.config.build import accepts, build
+from medseg.config.build import build
 from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.protocols import Predictor, Writer
 from medseg.dicom.deidentify import BasicProfile
+from medseg.inference.algorithm import ClassicalAlgorithm
+from medseg.inference.algorithm import build_writers as writers_told
+from medseg.inference.bundle_predictor import predictor_of, require_use_for
 from medseg.inference.cases import Segmented, segment, unexpected_error
-from medseg.inference.ensemble import BundleGroup, EnsemblePredictor, load_bundles
-from medseg.inference.object_predictor import ObjectPredictor
-from medseg.inference.predictor import NetworkPredictor
+from medseg.inference.ensemble import load_bundles
 from medseg.services.jobs import job_key
 from medseg.services.rules import SeriesRule
 
@@ -85,13 +86,7 @@ def build_network_predictor(recipe: ModelRecipe, options: Mapping[str, Any]) -> 
     device = options.get("device", recipe.device)
     inference = build({**recipe.inference, **options.get("inference", {})})
     postprocess = build(recipe.postprocess)
-    if isinstance(bundle, BundleGroup):
-        return EnsemblePredictor(
-            bundle, inference=inference, postprocess=postprocess, device=device
-        )
-    if bundle.task_kind != "label_map":
-        return ObjectPredictor(bundle, device=device)
-    return NetworkPredictor(bundle, inference=inference, postprocess=postprocess, device=device)
+    return predictor_of(bundle, inference=inference, postprocess=postprocess, device=device)
 
 
 class LoadedModel:
@@ -176,12 +171,15 @@ def recipe_of(
 
     Raises:
         BundleError: the bundle is damaged or missing.
-        ConfigError: there is no output, or no key to de-identify with.
+        ConfigError: there is no output, no key to de-identify with, or an option that the bundle
+            has no use for.
     """
     _check_ways_out(output, deidentify)
-    sha256 = load_bundles(bundle).sha256
+    loaded = load_bundles(bundle)
+    if inference:
+        require_use_for(loaded, build(inference))
     return ModelRecipe(
-        name, bundle, sha256, rule, inference, postprocess, output, deidentify or {}, device
+        name, bundle, loaded.sha256, rule, inference, postprocess, output, deidentify or {}, device
     )
 
 
@@ -215,18 +213,8 @@ def build_writers(recipe: ModelRecipe) -> list[Writer]:
     """One writer for each output; those that name the algorithm are told the bundle or method."""
     if recipe.baseline:
         baseline: Baseline = build(recipe.baseline)
-        facts = {"algorithm_name": f"medseg {baseline.name}", "algorithm_version": __version__}
-    else:
-        bundle = load_bundles(recipe.bundle)
-        facts = {
-            "algorithm_name": bundle.name,
-            "algorithm_version": bundle.version,
-            "bundle_sha256": bundle.sha256,
-        }
-    return [
-        build(node, **{key: value for key, value in facts.items() if accepts(node, key)})
-        for node in recipe.output.values()
-    ]
+        return writers_told(recipe.output, ClassicalAlgorithm(baseline.name))
+    return writers_told(recipe.output, load_bundles(recipe.bundle))
 
 
 def _free_memory() -> None:

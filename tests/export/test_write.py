@@ -150,13 +150,13 @@ def test_a_network_that_deviates_is_not_written(tmp_path, monkeypatch):
     bundle = small_bundle(tmp_path / "plain")
 
     class Wrong:
-        name = "onnx"
+        precision = "32-true"
 
         def __call__(self, patches):
-            return torch.zeros(len(patches), len(LABELS), *patches.shape[2:])
+            return {"logits": np.zeros((len(patches), len(LABELS), *patches.shape[2:]), np.float32)}
 
     monkeypatch.setattr(write, "exported_files", lambda *_, **__: {".onnx": b"anything"})
-    monkeypatch.setattr(write, "_engine", lambda *_: Wrong())
+    monkeypatch.setattr(write, "network_of_files", lambda *_: Wrong())
 
     with pytest.raises(MedsegError, match="deviates from PyTorch") as caught:
         export_bundle(bundle, ["onnx"], tmp_path / "exported")

@@ -1,0 +1,83 @@
+"""A network that finds objects, its maps computed in another runtime than PyTorch.
+
+What the network gives for an image (features, scores and shifts of anchors, prototypes, masks) has
+the same extents for every patch, and is exported. What is made of it depends on what is seen:
+suppression, features within boxes, the heads that read them, masks. That stays in PyTorch, and is
+the network's own `detect` and `semantic_logits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medseg.bundle import ModelBundle
+from medseg.core.errors import BundleError
+from medseg.inference.exported_networks import ExportedNetwork
+from medseg.models.detection.objects import Detections, Detector, Output
+from medseg.models.detection.outputs import nested
+
+
+def sole_network(bundle: ModelBundle) -> nn.Module:
+    """The network of a bundle that finds objects.
+
+    Raises:
+        BundleError: the bundle averages several networks, which objects cannot be.
+    """
+    networks = bundle.build_networks()
+    if len(networks) != 1:
+        raise BundleError(
+            bundle.folder,
+            f"holds {len(networks)} networks, whose objects cannot be averaged",
+            "take the bundle of one fold",
+        )
+    return networks[0]
+
+
+class ExportedDetector:
+    """A detector that takes images up to the extents of a patch, one at a time, on the CPU.
+
+    Args:
+        exported: computes the maps.
+        network: of the same weights, in evaluation mode, for the rest.
+        patch_size: extents that the exported network takes; smaller images are padded with zeros.
+    """
+
+    def __init__(
+        self, exported: ExportedNetwork, network: nn.Module, *, patch_size: tuple[int, ...]
+    ) -> None:
+        self.precision = exported.precision
+        self._exported = exported
+        self._network = cast(Detector, network)
+        self._patch_size = patch_size
+
+    def __call__(self, image: Tensor) -> dict[str, Output]:
+        """Outputs of one image (1, C, *S), of the same names as the network's."""
+        sides: list[int] = []
+        for extent, size in zip(image.shape[2:], self._patch_size, strict=True):
+            sides = [0, size - extent, *sides]
+        found = self._exported(F.pad(image, sides))
+        # Copies, since a runtime may use its memory again.
+        return nested({name: torch.from_numpy(np.array(part)) for name, part in found.items()})
+
+    def detect(
+        self,
+        outputs: dict[str, Output],
+        *,
+        shape: Sequence[int],
+        max_objects: int = 1000,
+        min_score: float = 0.05,
+    ) -> list[Detections]:
+        """As the network's own."""
+        return self._network.detect(
+            outputs, shape=shape, max_objects=max_objects, min_score=min_score
+        )
+
+    def semantic_logits(self, outputs: dict[str, Output], *, shape: Sequence[int]) -> Tensor | None:
+        """As the network's own."""
+        return self._network.semantic_logits(outputs, shape=shape)
