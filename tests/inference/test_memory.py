@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +8,10 @@ from torch import nn
 
 from medseg.core.errors import MedsegError
 from medseg.inference import memory
+from medseg.inference.live_bytes import LiveBytes
 from medseg.inference.memory import GIB, patch_bytes, plan_memory
 from medseg.inference.tiling import tile
+from medseg.models.unet import UNet
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +67,7 @@ def test_a_budget_that_cannot_be_kept_is_refused_with_the_one_that_can():
 
 
 def test_without_a_budget_the_least_is_tried_even_if_less_is_free(monkeypatch, caplog):
-    free = type("Free", (), {"available": 0})
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(memory, "free_memory", lambda: 0)
 
     use = planned(None)
 
@@ -100,3 +104,30 @@ def test_windows_go_along_the_axis_that_is_longest_in_windows():
     assert tiling.slab_shape == (17, 16, 16)
     assert [start for start, _ in tiling.layers] == [0, 8, 16, 24]
     assert np.sum([len(layer) for _, layer in tiling.layers]) == len(tiling.starts)
+
+
+def test_what_a_network_takes_is_the_same_without_content():
+    network = UNet(1, 3, base_channels=4, strides=[1, 2, 2]).eval()
+    with torch.no_grad(), LiveBytes() as computed:
+        network(torch.zeros(1, 1, 16, 24, 8))
+
+    network.to("meta")
+    with torch.no_grad(), LiveBytes() as imagined:
+        network(torch.empty(1, 1, 16, 24, 8, device="meta"))
+
+    assert imagined.most == pytest.approx(computed.most, rel=0.01)
+
+
+def test_nothing_is_compiled_to_find_out_what_a_network_takes():
+    program = """
+import sys
+from medseg.inference.memory import patch_bytes
+from medseg.models.unet import UNet
+network = UNet(1, 3, base_channels=4, strides=[1, 2, 2])
+assert patch_bytes([network], in_channels=1, out_channels=3, window=(16, 24, 8)) > 0
+print("torch._dynamo" in sys.modules)
+"""
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.stdout.strip() == "False", done.stderr
