@@ -25,6 +25,7 @@ from medseg.config.build import build
 from medseg.config.check import load_config
 from medseg.config.compose import conf_dir, project_conf_dir, quoted
 from medseg.core.errors import MedsegError
+from medseg.core.free_memory import free_memory, total_memory
 from medseg.core.labels import LabelSet
 from medseg.data.spec import DatasetSpec
 
@@ -135,7 +136,7 @@ def devices() -> list[Finding]:
 
 def resources(cfg: DictConfig) -> list[Finding]:
     """Memory, and for each folder of `paths` whether it can be written and the space left."""
-    available, total = _memory_gib()
+    available, total = free_memory() / _GIB, total_memory() / _GIB
     scarce = available < _LEAST_MEMORY_GIB
     findings = [
         Finding(
@@ -276,20 +277,6 @@ def _requirements() -> dict[str, Any]:
         return {}
     parsed = [Requirement(line) for line in lines]
     return {item.name.lower(): item.specifier for item in parsed if item.marker is None}
-
-
-def _memory_gib() -> tuple[float, float]:
-    """Available and total memory, within the limit of a container where there is one."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    available, total = memory.available / _GIB, memory.total / _GIB
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text()) / _GIB
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text()) / _GIB
-    except (OSError, ValueError):  # no control group, or "max"
-        return available, total
-    return min(available, limit - used), min(total, limit)
 
 
 def _print_section(title: str, findings: Sequence[Finding]) -> None:

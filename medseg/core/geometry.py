@@ -50,11 +50,23 @@ class Geometry:
         shape = tuple(int(extent) for extent in self.shape)
         affine = np.array(self.affine, dtype=np.float64)
         if len(shape) != 3 or min(shape) < 1:
-            raise GeometryError("shape", f"must be three positive numbers, got {shape}")
+            raise GeometryError(
+                "shape",
+                f"must be three positive numbers, got {shape}",
+                "give the voxels along i, j and k",
+            )
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
-            raise GeometryError("affine", f"must be a finite 4x4 matrix, got {affine.tolist()}")
+            raise GeometryError(
+                "affine",
+                f"must be a finite 4x4 matrix, got {affine.tolist()}",
+                "write the image again with the positions of its voxels",
+            )
         if not _spans_space(affine[:3, :3]):
-            raise GeometryError("affine", "has an axis of length zero or axes in one plane")
+            raise GeometryError(
+                "affine",
+                "has an axis of length zero or axes in one plane",
+                "write the image again with the distances of its voxels",
+            )
         affine.flags.writeable = False
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)

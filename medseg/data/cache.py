@@ -15,10 +15,10 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from medseg.core.errors import MedsegError, OutputError, raise_all
+from medseg.core.free_memory import free_memory
 from medseg.core.identity import Case
 from medseg.core.object_codes import ObjectCodes, counted, encode, middles
 from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap
@@ -83,7 +83,7 @@ class CaseCache:
         self.plan = plan
         self.num_classes = num_classes
         self._in_memory: dict[str, PreparedCase] = {}
-        self._free = psutil.virtual_memory().available * MEMORY_SHARE
+        self._free = free_memory() * MEMORY_SHARE
 
     def prepare(
         self,

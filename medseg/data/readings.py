@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 
-import psutil
-
+from medseg.core.free_memory import free_memory
 from medseg.core.segmentation import LabelMap, PanopticMap, Reference, instances_of
 from medseg.core.volume import Volume
 
@@ -21,7 +20,7 @@ class Readings:
     """
 
     def __init__(self, share: float = MEMORY_SHARE) -> None:
-        self._free = psutil.virtual_memory().available * share
+        self._free = free_memory() * share
         self._kept: dict[str, tuple[Volume, Reference]] = {}
         self._lock = threading.Lock()
 

@@ -199,7 +199,7 @@ class BundleNetworks:
                     "network",
                     "gives values that are not finite with precision "
                     f"{self.engine.engine.precision}",
-                    "predict with precision 32-true, and look at the training's loss",
+                    "set inference.precision=32-true unless it is, and look at the training's loss",
                     code="E_PREDICTION",
                 )
             yield slab

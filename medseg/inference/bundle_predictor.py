@@ -42,7 +42,13 @@ def predictor_of(
         )
     if bundle.task_kind == "label_map":
         return NetworkPredictor(bundle, inference=inference, postprocess=postprocess, device=device)
-    return ObjectPredictor(bundle, objects=objects, engine=inference.engine, device=device)
+    return ObjectPredictor(
+        bundle,
+        objects=objects,
+        engine=inference.engine,
+        device=device,
+        precision=inference.precision,
+    )
 
 
 def require_use_for(bundle: ModelBundle | BundleGroup, inference: SlidingWindow) -> None:

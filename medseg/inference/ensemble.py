@@ -129,13 +129,14 @@ class EnsemblePredictor:
         inference = inference or SlidingWindow()
         device = device or best_device()
         rules = [postprocess or postprocess_of(bundle) for bundle in group.bundles]
+        precision = precision or inference.precision or best_precision(device)
         members = [
             BundleNetworks(
                 bundle,
                 inference=inference,
                 postprocess=own,
                 device=device,
-                precision=precision or best_precision(device),
+                precision=precision,
             )
             for bundle, own in zip(group.bundles, rules, strict=True)
         ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import MedsegError
+from medseg.core.free_memory import free_memory
 from medseg.inference.live_bytes import LiveBytes
 from medseg.inference.tiling import Tiling
 from medseg.inference.upsample import CHUNK_BYTES
@@ -103,11 +104,7 @@ def plan_memory(
         MedsegError: the budget does not suffice.
     """
     present = float(psutil.Process().memory_info().rss)
-    limit = (
-        budget_gib * GIB
-        if budget_gib is not None
-        else present + 0.9 * float(psutil.virtual_memory().available)
-    )
+    limit = budget_gib * GIB if budget_gib is not None else present + 0.9 * float(free_memory())
     threads = torch.get_num_threads()
     uses = []
     for dtype in (torch.float32, torch.float16):

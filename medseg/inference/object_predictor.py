@@ -125,7 +125,7 @@ class ObjectPredictor:
             raise MedsegError(
                 "network",
                 f"gives values that are not finite with precision {self.precision}",
-                "predict with precision 32-true, and look at the training's loss",
+                "set inference.precision=32-true unless it is, and look at the training's loss",
                 code="E_PREDICTION",
             )
         classes = upsample_labels(logits, shape, num_classes=len(labels))

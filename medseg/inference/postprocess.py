@@ -50,7 +50,9 @@ class Postprocess:
 
     def __post_init__(self) -> None:
         if any(volume < 0 for volume in self.minimum_volume_mm3.values()):
-            raise ConfigError("postprocess.minimum_volume_mm3", "holds a negative volume")
+            raise ConfigError(
+                "postprocess.minimum_volume_mm3", "holds a negative volume", "use 0 or more"
+            )
         if any(not 0 < value < 1 for value in self.threshold.values()):
             raise ConfigError(
                 "postprocess.threshold", "holds a value outside 0 to 1", "use 0.05 to 0.95"

@@ -51,7 +51,7 @@ class NetworkPredictor:
         inference: how images are covered with windows, and within which memory.
         postprocess: how the label map is corrected; None does what the bundle says.
         device: "cpu" or "cuda"; None takes a GPU where there is one.
-        precision: "bf16-mixed", "16-mixed" or "32-true"; None takes the fastest native one.
+        precision: "bf16-mixed", "16-mixed" or "32-true"; None does what `inference` says.
         on_progress: told before the first window of each image and after every few.
     """
 
@@ -69,7 +69,7 @@ class NetworkPredictor:
         self.inference = inference or SlidingWindow()
         self.postprocess = postprocess or postprocess_of(bundle)
         self.device = device or best_device()
-        self.precision = precision or best_precision(self.device)
+        self.precision = precision or self.inference.precision or best_precision(self.device)
         self.on_progress = on_progress
         self.networks = BundleNetworks(
             bundle,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medseg.core.errors import ConfigError
+from medseg.inference.precision import Precision
 from medseg.inference.tiling import Tiling, tile
 from medseg.inference.uncertainty import Measure, PassMean
 
@@ -46,6 +47,7 @@ class SlidingWindow:
         sigma: standard deviation of the blending Gaussian as a share of the patch
             (1/8, Isensee et al. 2021).
         engine: what computes the network.
+        precision: that the network computes in; None takes the device's fastest without loss.
         memory_budget_gib: memory that the process may take; None takes what is free.
         skip_air: leave out windows of CT that show nothing but air and take them for background.
             Where such a window would have overlapped one that is computed, the latter alone counts.
@@ -57,6 +59,7 @@ class SlidingWindow:
     tta: Literal["none", "mirror"] = "none"
     sigma: float = 0.125
     engine: EngineName = "torch"
+    precision: Precision | None = None
     memory_budget_gib: float | None = None
     skip_air: bool = False
     weights: Sequence[float] | None = None

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
+from medseg.core.free_memory import free_memory
 from medseg.inference.live_bytes import LiveBytes, OverLimit
 from medseg.inference.precision import autocast
 from medseg.models.layout import in_fast_layout
 from medseg.tasks.task import Task
-
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def step_bytes(
@@ -82,13 +79,7 @@ def free_bytes(device: str) -> int:
     """Memory that nobody uses: of the GPU, or of the machine within a container's limit."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):  # no container, or none that says
-        return free
-    return min(free, max(0, int(limit) - used)) if limit.isdigit() else free
+    return free_memory()
 
 
 def _step(

@@ -71,6 +71,7 @@ def test_a_negative_volume_is_refused():
         Postprocess(minimum_volume_mm3={"liver": -1.0})
 
     assert caught.value.where == "postprocess.minimum_volume_mm3"
+    assert caught.value.remedy == "use 0 or more"
 
 
 def test_the_largest_component_of_all_labels_together_is_kept():

@@ -15,6 +15,7 @@ from medseg.core.labels import LabelSet
 from medseg.core.volume import Volume
 from medseg.inference import bundle_networks
 from medseg.inference.bundle_networks import mirror_axes_in_network
+from medseg.inference.bundle_predictor import predictor_of
 from medseg.inference.engines import SteadyEngine
 from medseg.inference.postprocess import Postprocess
 from medseg.inference.predictor import NetworkPredictor
@@ -242,6 +243,15 @@ def test_half_precision_on_the_cpu_gives_the_same_labels(tmp_path):
     assert np.array_equal(result.array, reference.array)
 
 
+def test_the_option_for_the_precision_is_followed_unless_one_is_given(tmp_path):
+    bundle = perfect_bundle(tmp_path)
+    half = SlidingWindow(precision="bf16-mixed")
+
+    assert predictor_of(bundle, inference=half, device="cpu").precision == "bf16-mixed"
+    given = NetworkPredictor(bundle, inference=half, device="cpu", precision="32-true")
+    assert given.networks.engine.engine.precision == "32-true"
+
+
 def test_another_number_of_channels_is_refused(predictor):
     with pytest.raises(InputError) as caught:
         predictor().predict_volume(phantoms.sphere())
@@ -266,7 +276,7 @@ def test_logits_that_are_not_finite_are_an_error(predictor):
 
     assert caught.value.where == "network"
     assert "not finite with precision 32-true" in caught.value.what
-    assert "32-true" in caught.value.remedy
+    assert "set inference.precision=32-true" in caught.value.remedy
 
 
 def test_integer_images_are_predicted(predictor):

@@ -9,7 +9,6 @@ from torch import nn
 
 from medseg.losses.dice_ce import DiceCELoss
 from medseg.tasks.semantic import SemanticTask
-from medseg.training import trial
 from medseg.training.muon import Muon
 from medseg.training.trial import free_bytes, step_bytes
 
@@ -128,16 +127,6 @@ def test_random_numbers_go_on_as_if_nothing_had_been_tried():
     step(lambda: network)
 
     assert torch.equal(torch.rand(4), expected)
-
-
-def test_a_containers_limit_counts(tmp_path, monkeypatch):
-    (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.current").write_text("2000\n")
-    monkeypatch.setattr(trial, "_CGROUP", tmp_path)
-    assert free_bytes("cpu") == 3000
-
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_bytes("cpu") > 2**20
 
 
 @pytest.mark.slow
