@@ -64,6 +64,11 @@ class Preparation:
     device: str
     start: ModelBundle | None
 
+    @property
+    def mirror_axes(self) -> str:
+        """Patient axes along which training mirrors images: letters of "RAS"."""
+        return self.spec.chosen_mirror_axes(self.labels)[0]
+
 
 def run_folder(cfg: DictConfig) -> Path:
     """Where a run keeps what it makes."""

@@ -15,6 +15,12 @@ def run(cfg: DictConfig) -> int:
     """Prints the plan with the reason for each number; returns 0."""
     prepared = prepare_data(cfg)
     _print(prepared.plan, f"Plan for {prepared.spec.name}")
+    axes, why = prepared.spec.chosen_mirror_axes(prepared.labels)
+    console.print(
+        f"images mirrored in training: {f'along {axes}' if axes else 'none'}; {why} "
+        "(data.mirror_axes)",
+        markup=False,
+    )
     if prepared.plan.cascade:
         _, coarse = coarse_stage(cfg, prepared)
         _print(coarse.plan, "Plan of its coarse network")

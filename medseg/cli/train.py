@@ -143,7 +143,7 @@ def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
         prepared.cache,
         augment=build(cfg.augment),
         foreground_fraction=spec.foreground_fraction,
-        mirror_axes=mirror_axes_in_network(plan, prepared.spec.mirror_axes),
+        mirror_axes=mirror_axes_in_network(plan, prepared.mirror_axes),
         outside_label=task.outside_label,
         seed=int(cfg.seed),
         rank=_rank(),
@@ -223,7 +223,7 @@ def _write_bundle(
                     "\n".join(prepared.split.train).encode()
                 ).hexdigest(),
             },
-            "mirror_axes": prepared.spec.mirror_axes,
+            "mirror_axes": prepared.mirror_axes,
             "task": reference_rule(cfg, prepared.labels).kind,
             "network": {"class": network, "options": options},
             "postprocess": rules.to_dict(),

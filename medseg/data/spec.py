@@ -37,6 +37,7 @@ class DatasetSpec:
         split_seed: seed of the shuffling before the folds are cut.
         mirror_axes: patient axes along which a mirrored image is still a valid one: letters of
             "RAS" or "" for none. Leave out R where left and right structures have different labels.
+            None follows the labels (see `chosen_mirror_axes`).
     """
 
     name: str
@@ -46,7 +47,7 @@ class DatasetSpec:
     channel_names: Sequence[str] = field(default_factory=tuple)
     num_folds: int = 5
     split_seed: int = 0
-    mirror_axes: str = ""
+    mirror_axes: str | None = None
 
     def __post_init__(self) -> None:
         if re.fullmatch(r"[A-Z][A-Z0-9]{1,15}", self.modality) is None:
@@ -62,7 +63,7 @@ class DatasetSpec:
                 f"is '{self.labels}'",
                 f"name the labels, as in {_EXAMPLE}, or use {' or '.join(kinds)}",
             )
-        if set(self.mirror_axes) - set("RAS"):
+        if set(self.mirror_axes or "") - set("RAS"):
             raise ConfigError(
                 "data.mirror_axes", f"is '{self.mirror_axes}'", "use letters of RAS, or '' for none"
             )
@@ -86,6 +87,22 @@ class DatasetSpec:
                 code="E_LABEL",
             )
         return self._found_labels.labels if labels is None else labels
+
+    def chosen_mirror_axes(self, labels: LabelSet) -> tuple[str, str]:
+        """Patient axes along which training mirrors images, and why.
+
+        Bodies are alike on both sides, so without `mirror_axes` it is R, unless a label tells the
+        sides apart or has only a number for a name, which may stand for a side.
+        """
+        if self.mirror_axes is not None:
+            return self.mirror_axes, "data.mirror_axes"
+        names = [*labels.names[1:], *(region.name for region in labels.regions)]
+        sided = [name for name in names if _names_side(name)]
+        if sided:
+            return "", f"'{sided[0]}' is on one side"
+        if len(names) > 1 and all(re.search(r"\d$", name) for name in names):
+            return "", f"'{names[0]}' and the others may be sides of one structure"
+        return "R", "no label tells left from right"
 
     @cached_property
     def _found_labels(self) -> FoundLabels:
@@ -143,3 +160,14 @@ class DatasetSpec:
                 "use data.source=folder or dicom_folder, or name the labels",
             )
         return self.source
+
+
+_SIDES = frozenset(
+    ("left", "right", "l", "r", "lt", "rt", "lh", "rh", "sin", "dex", "sinister", "dexter")
+)
+
+
+def _names_side(name: str) -> bool:
+    """Whether a word of a name is a side: `kidney_left`, `Left-Hippocampus`, `lungR`."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+    return any(word.lower() in _SIDES for word in words)

@@ -76,6 +76,11 @@ class BundleNetworks:
         is_free = self.engine.engine.name == "torch"
         self._stride = free_stride(self.networks[0]) if is_free else None
         self.mirror_axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)
+        if inference.tta == "mirror" and not self.mirror_axes:
+            logger.warning(
+                "inference.tta=mirror changes nothing: %s was trained without mirrored images",
+                bundle.name,
+            )
         self.coarse: BundleNetworks | None = None
         if bundle.coarse is not None:
             self.coarse = BundleNetworks(

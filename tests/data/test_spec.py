@@ -64,3 +64,33 @@ def test_what_does_not_fit_is_named(changes, where, remedy):
 
     assert caught.value.where == where
     assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("names", "axes", "reason"),
+    [
+        (["liver", "tumour"], "R", "no label tells left from right"),
+        (["hippocampus_anterior", "hippocampus_posterior"], "R", "no label"),
+        (["left_ventricle"], "", "'left_ventricle' is on one side"),
+        (["kidney", "lungR"], "", "'lungR' is on one side"),
+        (["Left-Hippocampus"], "", "'Left-Hippocampus' is on one side"),
+        (["label_1", "label_2"], "", "'label_1' and the others may be sides"),
+        (["label_1"], "R", "no label"),
+        (["bright", "sleft"], "R", "no label"),
+    ],
+)
+def test_images_are_mirrored_between_the_sides_unless_labels_tell_them_apart(names, axes, reason):
+    labels = {"background": 0, **{name: n for n, name in enumerate(names, 1)}}
+
+    chosen, why = spec(labels=labels).chosen_mirror_axes(spec(labels=labels).label_set())
+
+    assert chosen == axes
+    assert reason in why
+
+
+def test_axes_set_by_hand_are_kept_and_regions_count_as_labels():
+    sided = {"background": 0, "part": 1, "rest": 2, "regions": {"left": [1, 2], "part": [1]}}
+
+    assert spec(mirror_axes="AS").chosen_mirror_axes(LABELS)[0] == "AS"
+    assert spec(mirror_axes="").chosen_mirror_axes(LABELS)[0] == ""
+    assert spec(labels=sided).chosen_mirror_axes(spec(labels=sided).label_set())[0] == ""
