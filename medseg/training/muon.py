@@ -14,6 +14,11 @@ MIN_CHANNELS = 9
 """Weights with fewer channels on either side (first convolution, logits of few classes) hold too
 few directions to be worth orthogonalising, and take AdamW's steps.
 """
+MAX_EXTENT = 1024
+"""Weights that are larger than this along both sides of their matrix (the classifier of VGG-16)
+take AdamW's steps: the time of orthogonalising grows with the cube of the smaller side and would
+exceed that of everything else.
+"""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration X <- aX + b(XX')X + c(XX')^2 X (Jordan et al. 2024)."""
 NUM_ITERATIONS = 5
@@ -24,8 +29,8 @@ class Muon(torch.optim.Optimizer):
 
     A convolution weight (out, in, *kernel) counts as a matrix (out, in * kernel); its Nesterov
     momentum is replaced by the nearest matrix with equal singular values, so that rare directions
-    move as far as common ones. Biases, normalisation and weights with fewer than MIN_CHANNELS
-    channels on a side are updated by AdamW.
+    move as far as common ones. Biases, normalisation, weights with fewer than MIN_CHANNELS
+    channels on a side and matrices above MAX_EXTENT are updated by AdamW.
 
     Args:
         params: of the network.
@@ -138,4 +143,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 def _is_matrix(parameter: Tensor) -> bool:
-    return parameter.ndim >= 2 and min(parameter.shape[:2]) >= MIN_CHANNELS
+    if parameter.ndim < 2 or min(parameter.shape[:2]) < MIN_CHANNELS:
+        return False
+    rows = parameter.shape[0]
+    return min(rows, parameter.numel() // rows) <= MAX_EXTENT

@@ -60,6 +60,15 @@ def test_weights_of_many_channels_are_orthogonalised_and_the_rest_is_not():
     assert len(groups[1]["params"]) == 5
 
 
+def test_matrices_that_would_take_longer_than_the_network_are_not_orthogonalised():
+    wide, large = nn.Conv2d(64, 1024, 3), nn.Conv2d(256, 1025, 3)
+
+    groups = Muon([wide.weight, large.weight]).param_groups
+
+    assert [len(group["params"]) for group in groups] == [1, 1]
+    assert groups[0]["params"][0] is wide.weight
+
+
 def test_the_part_without_matrices_equals_adamw():
     torch.manual_seed(0)
     ours = nn.Parameter(torch.randn(7))
