@@ -18,10 +18,11 @@ from medseg.config.build import build
 from medseg.core.errors import ConfigError, InputError, printable
 from medseg.services.audit import AuditFile
 from medseg.services.desk import of_studies
-from medseg.services.executors import LocalExecutor, Workplace
-from medseg.services.intake import receive_studies
+from medseg.services.executors import LocalExecutor
+from medseg.services.intake import receive_studies, require_apart
 from medseg.services.jobs import Job
 from medseg.services.ledger import Ledger
+from medseg.services.workplace import Workplace
 from medseg.sources.input_folder import existing_folder
 
 _MAX_SHOWN = 20
@@ -34,26 +35,23 @@ def run(cfg: DictConfig) -> int:
     root = existing_folder(cfg.source.folder)
     recipes = recipes_of(cfg)
     output, work = Path(cfg.paths.output), work_folder(cfg)
-    ledger = open_ledger(cfg)
+    require_apart(root, (output, work, Path(cfg.paths.ledger)))
     executor: LocalExecutor = build(cfg.executor)
+    ledger = open_ledger(cfg)
     models = list(recipes.values())
-    keys = receive_studies(
-        root,
-        ledger=ledger,
-        models=models,
-        reading=reading,
-        apart=(output, work, Path(cfg.paths.ledger)),
-    )
+    keys = receive_studies(root, ledger=ledger, models=models, reading=reading)
     if not keys:
         raise InputError("source.folder", f"{root} holds no files", "give a folder of studies")
     place = Workplace(ledger, recipes, output, work, reading=reading)
     began = time.monotonic()
-    before = {job.key for job in of_studies(ledger, keys) if job.state == "done"}
+    old = [job for job in of_studies(ledger, keys) if job.state == "done"]
+    before = {job.key for job in old}
     is_over, came = _work(executor, place, keys)
     jobs = of_studies(ledger, keys)
     _copy_events(ledger, cfg)
     fresh = sum(job.state == "done" and job.key not in before for job in jobs)
     _report(jobs, output, seconds=time.monotonic() - began, fresh=fresh, before=len(before))
+    _tell_of_earlier(old, output)
     if came:
         code = TERMINATED if came[0] == signal.SIGTERM else _STOPPED
         if not is_over:
@@ -144,6 +142,26 @@ def _report(jobs: list[Job], output: Path, *, seconds: float, fresh: int, before
         console.print(line, style="red", soft_wrap=True, markup=False)
     if len(aside) > _MAX_SHOWN:
         console.print(f"and {len(aside) - _MAX_SHOWN} more; see: python -m medseg jobs list")
+
+
+def _tell_of_earlier(done: list[Job], output: Path) -> None:
+    """Where the results are of what was done before, if not in the output folder."""
+    paths = [Path(result.path) for job in done for result in job.results]
+    gone = sum(not path.exists() for path in paths)
+    if gone:
+        console.print(
+            f"{gone} results of earlier runs are no longer where they were written; to have them "
+            "made again, set paths.ledger to a new file",
+            soft_wrap=True,
+            markup=False,
+        )
+    elsewhere = Counter(
+        path.parent for path in paths if path.exists() and path.parent != output.absolute()
+    )
+    for folder, count in elsewhere.items():
+        console.print(
+            f"{count} results of earlier runs are in {folder}", soft_wrap=True, markup=False
+        )
 
 
 def _copy_events(ledger: Ledger, cfg: DictConfig) -> None:

@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 
 from medseg.cli.serving import leave, open_ledger, recipes_of, stopping, work_folder
 from medseg.config.build import build
-from medseg.services.executors import Workplace
 from medseg.services.reception import Reception
 from medseg.services.running import Operation, run_service
+from medseg.services.workplace import Workplace
 
 _log = logging.getLogger(__name__)
 

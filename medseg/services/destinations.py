@@ -13,6 +13,7 @@ from medseg.core.errors import ConfigError
 from medseg.services.commitment import CommitmentClient
 from medseg.services.dimse import TlsFiles, client_entity, connect
 from medseg.services.jobs import Result
+from medseg.services.ranges import require_above_zero, require_ae_titles, require_ports
 from medseg.services.sender import RefusedError, UnavailableError
 from medseg.services.web_client import WebClient, multipart
 
@@ -42,7 +43,7 @@ class DicomDestination:
         commitment_within_s: how long to wait for one before another result has its turn.
 
     Raises:
-        ConfigError: commitment is wanted, and there is no port for it.
+        ConfigError: commitment is wanted, and there is no port for it; or a value makes no sense.
     """
 
     def __init__(
@@ -65,6 +66,11 @@ class DicomDestination:
                 "is not set, so that the archive's commitments could not arrive",
                 "set the port at which the archive knows destination.calling_ae_title",
             )
+        require_ae_titles("destination", ae_title=ae_title, calling_ae_title=calling_ae_title)
+        require_ports("destination", port=port, commitment_port=commitment_port)
+        require_above_zero(
+            "destination", timeout_s=timeout_s, commitment_within_s=commitment_within_s
+        )
         self.ae_title = ae_title
         self.host = host
         self.port = port
@@ -162,6 +168,7 @@ class DicomWebDestination:
     ) -> None:
         if user_file and token_file:
             raise ConfigError("destination", "has user_file and token_file", "give one of them")
+        require_above_zero("destination", timeout_s=timeout_s)
         self.client = WebClient(
             url, user_file=user_file, token_file=token_file, ca_file=ca_file, timeout_s=timeout_s
         )

@@ -21,6 +21,12 @@ from medseg.dicom.study_uid import study_uid_of
 from medseg.dicom.syntaxes import ENCAPSULATED, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from medseg.services.dimse import TlsFiles, client_entity, connect, pynetdicom
 from medseg.services.local_disk import is_full
+from medseg.services.ranges import (
+    require_above_zero,
+    require_ae_titles,
+    require_not_negative,
+    require_ports,
+)
 from medseg.services.reception import Reception
 
 _log = logging.getLogger(__name__)
@@ -53,7 +59,7 @@ class DicomNode:
         tls: files of certificate, key and authority; None listens without TLS.
 
     Raises:
-        ConfigError: anybody could send from anywhere, or an address is none.
+        ConfigError: anybody could send from anywhere, or a value makes no sense.
     """
 
     def __init__(
@@ -79,6 +85,18 @@ class DicomNode:
                 f"is empty, so that anybody who reaches {host}:{port} could send",
                 "name the senders, or set service.allow_anybody=true",
             )
+        require_ae_titles("service", ae_title=ae_title)
+        require_ports("service", port=port)
+        require_not_negative("service", quiet_s=quiet_s)
+        require_above_zero(
+            "service",
+            max_associations=max_associations,
+            max_associations_per_peer=max_associations_per_peer,
+            max_connections=max_connections,
+            max_message_bytes=max_message_bytes,
+            speak_within_s=speak_within_s,
+            timeout_s=timeout_s,
+        )
         self.ae_title = ae_title
         self.host = host
         self.port = port

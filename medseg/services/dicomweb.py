@@ -15,6 +15,7 @@ from medseg.dicom.study_uid import study_uid_of
 from medseg.dicom.syntaxes import ACCEPTED, DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE
 from medseg.services.intake import recipes_of
 from medseg.services.jobs import NewJob, job_key
+from medseg.services.ranges import require_above_zero, require_not_negative
 from medseg.services.reception import Reception
 from medseg.services.sender import UnavailableError
 from medseg.services.web_client import WebClient
@@ -56,6 +57,10 @@ class DicomWeb:
         ca_file: str | None = None,
         timeout_s: float = 60.0,
     ) -> None:
+        require_above_zero(
+            "service", interval_s=interval_s, max_studies=max_studies, timeout_s=timeout_s
+        )
+        require_not_negative("service", quiet_s=quiet_s)
         self.client = WebClient(
             url, user_file=user_file, token_file=token_file, ca_file=ca_file, timeout_s=timeout_s
         )

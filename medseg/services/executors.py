@@ -10,11 +10,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from medseg.core.errors import BundleError, ConfigError, MedsegError
 from medseg.core.identity import Case
@@ -23,15 +21,12 @@ from medseg.inference.cases import Segmented, unexpected_error, with_image
 from medseg.services.holding import Holding
 from medseg.services.intake import forget_unpacked, look_into, recipes_of, series_in
 from medseg.services.jobs import Job, LeaseLostError, job_key
-from medseg.services.ledger import Ledger
 from medseg.services.local_disk import free_bytes, is_full
 from medseg.services.models import (
-    BuildPredictor,
     LoadedModel,
-    ModelRecipe,
-    build_network_predictor,
 )
 from medseg.services.publish import publish, sweep
+from medseg.services.ranges import require_above_zero, require_not_negative
 from medseg.services.reader import Reader, ReadLimits
 from medseg.services.segmenters import (
     LocalSegmenter,
@@ -39,39 +34,13 @@ from medseg.services.segmenters import (
     WorkerAwayError,
     WorkerLostError,
 )
+from medseg.services.workplace import Workplace
 
 _log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.2
 _WAIT_FOR_ROOM_SECONDS = 2.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """What a worker works on.
-
-    Args:
-        ledger: the jobs.
-        models: recipes by name.
-        output: folder of the results.
-        work: folder for what is unpacked.
-        deliver: results are to be sent.
-        reading: options of `medseg.sources.dicom_folder.DicomFolder` that are not its defaults.
-        build_predictor: builds predictors.
-        reader: a reading process that is there already; None starts one.
-        on_written: told of each result, for the status page.
-    """
-
-    ledger: Ledger
-    models: Mapping[str, ModelRecipe]
-    output: Path
-    work: Path
-    deliver: bool = False
-    reading: Mapping[str, Any] = field(default_factory=dict)
-    build_predictor: BuildPredictor = build_network_predictor
-    reader: Reader | None = None
-    on_written: Callable[[Job, Segmented, Case], None] | None = None
 
 
 @dataclass
@@ -95,6 +64,9 @@ class LocalExecutor:
         disk_reserve_gb: with less room than this no job is begun.
         read_memory_gb, read_seconds, read_seconds_per_gb: see `ReadLimits`.
         grace_s: how long a stop waits for the step that is being done.
+
+    Raises:
+        ConfigError: a number makes no sense.
     """
 
     def __init__(
@@ -108,6 +80,8 @@ class LocalExecutor:
         read_seconds_per_gb: float = 120.0,
         grace_s: float = 30.0,
     ) -> None:
+        require_above_zero("executor", lease_s=lease_s, max_attempts=max_attempts)
+        require_not_negative("executor", disk_reserve_gb=disk_reserve_gb, grace_s=grace_s)
         self.lease_s = lease_s
         self.max_attempts = max_attempts
         self.disk_reserve_gb = disk_reserve_gb

@@ -106,13 +106,25 @@ def study_job(
     return NewJob("study", key, f"study_{key[:12]}", source, recipe=recipe)
 
 
+def require_apart(root: Path, apart: Sequence[Path]) -> None:
+    """Raises an OutputError if a path that is written to lies in the folder of the input."""
+    for path in apart:
+        if root.resolve() in (path.resolve(), *path.resolve().parents):
+            raise OutputError(
+                path,
+                f"lies in {root}, whose studies are to be segmented: results would be taken for "
+                "input",
+                "set paths.output and paths.ledger to places outside source.folder",
+                code="E_OUTPUT_HOLDS_INPUT",
+            )
+
+
 def receive_studies(
     root: Path,
     *,
     ledger: Ledger,
     models: Sequence[ModelRecipe],
     reading: Mapping[str, Any],
-    apart: Sequence[Path] = (),
 ) -> list[str]:
     """Adds every study below a folder that the ledger does not know.
 
@@ -124,24 +136,13 @@ def receive_studies(
         ledger: that receives them.
         models: that the studies are for.
         reading: options of reading; with "images" every image file is one study.
-        apart: folders that the service writes to and that may not lie there.
 
     Returns:
         Keys of all studies that are there.
 
     Raises:
         InputError: the folder cannot be listed.
-        OutputError: results would lie among the input.
     """
-    for path in apart:
-        if root.resolve() in (path.resolve(), *path.resolve().parents):
-            raise OutputError(
-                path,
-                f"lies in {root}, whose studies are to be segmented: results would be taken for "
-                "input",
-                "set paths.output and paths.ledger to places outside source.folder",
-                code="E_OUTPUT_HOLDS_INPUT",
-            )
     found = find_images(root) if reading.get("images") else find_studies(root)
     jobs = [study_job(study, models, reading) for study in found]
     with ledger.transaction() as connection:

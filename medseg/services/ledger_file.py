@@ -76,6 +76,8 @@ def open_ledger(path: Path) -> sqlite3.Connection:
             "set paths.ledger to a file on a disk of this machine",
             code="E_LEDGER_NETWORK",
         )
+    if path.is_dir():
+        raise LedgerError(path, "is a folder", "set paths.ledger to a file, such as ledger.sqlite")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(

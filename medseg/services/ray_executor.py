@@ -16,9 +16,11 @@ from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.volume import Volume
 from medseg.inference.cases import Segmented
-from medseg.services.executors import LocalExecutor, Pipeline, Workplace
+from medseg.services.executors import LocalExecutor, Pipeline
 from medseg.services.models import BuildPredictor, LoadedModel, ModelRecipe
+from medseg.services.ranges import require_above_zero, require_not_negative
 from medseg.services.segmenters import WorkerAwayError, WorkerLostError
+from medseg.services.workplace import Workplace
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +66,10 @@ class RayExecutor(LocalExecutor):
             read_seconds=read_seconds,
             read_seconds_per_gb=read_seconds_per_gb,
             grace_s=grace_s,
+        )
+        require_above_zero("executor", num_workers=num_workers)
+        require_not_negative(
+            "executor", cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
         )
         self.address = address
         self.num_workers = num_workers

@@ -23,6 +23,7 @@ from medseg.core.errors import InputError, OutputError
 from medseg.core.geometry import Geometry
 from medseg.core.identity import SeriesRef
 from medseg.core.volume import Volume
+from medseg.services.ranges import require_above_zero, require_not_negative
 from medseg.services.reading import plain_series, series_of
 
 _START_SECONDS = 120.0
@@ -64,11 +65,18 @@ class ReadLimits:
         memory_gb: address space of the child process.
         seconds: time for any request.
         seconds_per_gb: added for each gigabyte of files.
+
+    Raises:
+        ConfigError: a number makes no sense.
     """
 
     memory_gb: float = 6.0
     seconds: float = 120.0
     seconds_per_gb: float = 120.0
+
+    def __post_init__(self) -> None:
+        require_above_zero("executor", read_memory_gb=self.memory_gb, read_seconds=self.seconds)
+        require_not_negative("executor", read_seconds_per_gb=self.seconds_per_gb)
 
 
 class Reader:

@@ -16,12 +16,12 @@ from typing import Protocol
 
 from medseg.core.errors import MedsegError
 from medseg.services.audit import AuditFile
-from medseg.services.executors import Workplace
 from medseg.services.health import HealthServer
 from medseg.services.ledger import Ledger
 from medseg.services.overlays import Overlays
 from medseg.services.reception import Reception
 from medseg.services.sender import Destination, Sender, start_sender
+from medseg.services.workplace import Workplace
 
 _log = logging.getLogger(__name__)
 

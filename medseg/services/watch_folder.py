@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medseg.core.errors import InputError, MedsegError
 from medseg.services.intake import find_studies
+from medseg.services.ranges import require_above_zero, require_not_negative
 from medseg.services.reception import Reception
 
 _log = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ class WatchFolder:
     """
 
     def __init__(self, folder: str, *, interval_s: float = 5.0, quiet_s: float = 30.0) -> None:
+        require_above_zero("service", interval_s=interval_s)
+        require_not_negative("service", quiet_s=quiet_s)
         self.folder = Path(folder)
         self.interval_s = interval_s
         self.quiet_s = quiet_s

@@ -89,6 +89,25 @@ def test_the_same_command_again_repeats_nothing(ran, capsys):
     assert {path: path.stat().st_mtime_ns for path in (root / "out").iterdir()} == before
 
 
+def test_it_says_where_the_results_of_earlier_runs_are(ran, capsys, tmp_path):
+    root, _ = ran
+    shutil.copytree(root / "state", tmp_path / "state")
+    elsewhere = [*words(root)]
+    elsewhere[elsewhere.index(f"paths.output={root / 'out'}")] = f"paths.output={tmp_path / 'new'}"
+
+    assert main(elsewhere) == 3
+    said = capsys.readouterr().out
+    assert f"3 results of earlier runs are in {root / 'out'}" in said
+
+    moved = root / "out" / "study_0.dcm"
+    moved.rename(tmp_path / "study_0.dcm")
+    assert main(words(root)) == 3
+    said = capsys.readouterr().out
+    assert "1 results of earlier runs are no longer where they were written" in said
+    assert "earlier runs are in" not in said
+    (tmp_path / "study_0.dcm").rename(moved)
+
+
 def test_jobs_can_be_chosen_shown_and_exported(ran, capsys, tmp_path):
     root, _ = ran
     ledger = f"paths.ledger={root / 'state' / 'ledger.sqlite'}"

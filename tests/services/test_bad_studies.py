@@ -10,9 +10,10 @@ from dicom.test_invalid_kinds import REFUSED
 from service_cases import build_threshold, ct_study, recipe, tiny_bundle
 
 from medseg.services.desk import listed
-from medseg.services.executors import LocalExecutor, Workplace
+from medseg.services.executors import LocalExecutor
 from medseg.services.intake import receive_studies
 from medseg.services.ledger import Ledger
+from medseg.services.workplace import Workplace
 
 
 @pytest.mark.slow

@@ -10,11 +10,12 @@ import urllib.request
 from command_line import medseg_main
 from service_cases import CANARY, Threshold, ct_study, recipe, tiny_bundle
 
-from medseg.services.executors import LocalExecutor, Workplace
+from medseg.services.executors import LocalExecutor
 from medseg.services.ledger import Ledger
 from medseg.services.reception import Reception
 from medseg.services.running import Operation, run_service
 from medseg.services.watch_folder import WatchFolder
+from medseg.services.workplace import Workplace
 
 
 class Talkative(Threshold):

@@ -15,7 +15,7 @@ from medseg.core.identity import Case
 from medseg.dicom.volumes import read_dicom_volumes
 from medseg.inference.cases import Segmented
 from medseg.services.desk import listed
-from medseg.services.executors import LocalExecutor, Workplace
+from medseg.services.executors import LocalExecutor
 from medseg.services.intake import receive_studies
 from medseg.services.jobs import Job, LedgerError, NewJob, job_key
 from medseg.services.ledger import Ledger
@@ -23,6 +23,7 @@ from medseg.services.local_disk import is_full
 from medseg.services.models import build_writers
 from medseg.services.publish import is_intact, publish
 from medseg.services.reader import Reader, ReadLimits
+from medseg.services.workplace import Workplace
 from medseg.sources.dicom_folder import DicomFolder
 
 PAGE = 4096

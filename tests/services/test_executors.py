@@ -21,12 +21,13 @@ from service_cases import (
 
 from medseg.services import reading
 from medseg.services.desk import listed, retry
-from medseg.services.executors import LocalExecutor, Workplace
+from medseg.services.executors import LocalExecutor
 from medseg.services.intake import receive_studies
 from medseg.services.ledger import Ledger
 from medseg.services.publish import is_intact
 from medseg.services.reader import Reader, ReadLimits
 from medseg.services.rules import SeriesRule
+from medseg.services.workplace import Workplace
 
 READER: list[Reader] = []
 

@@ -236,6 +236,11 @@ def test_a_file_of_another_program_is_refused(tmp_path):
         Ledger(tmp_path / "text.sqlite")
 
 
+def test_a_folder_is_no_ledger(tmp_path):
+    with pytest.raises(LedgerError, match="is a folder"):
+        Ledger(tmp_path)
+
+
 def test_a_ledger_of_a_newer_medseg_is_refused_and_left_as_it_is(tmp_path):
     path = tmp_path / "ledger.sqlite"
     Ledger(path).close()

@@ -14,10 +14,11 @@ from service_cases import ct_study, recipe, tiny_bundle
 
 from medseg.core.segmentation import LabelMap
 from medseg.services.desk import listed
-from medseg.services.executors import LocalExecutor, Workplace
+from medseg.services.executors import LocalExecutor
 from medseg.services.intake import receive_studies
 from medseg.services.ledger import Ledger
 from medseg.services.ray_executor import RayExecutor
+from medseg.services.workplace import Workplace
 
 pytestmark = pytest.mark.slow
 

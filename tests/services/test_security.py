@@ -17,9 +17,10 @@ from service_cases import CANARY, Threshold, ct_study, recipe, tiny_bundle
 from medseg.cli.commands import main
 from medseg.core.errors import BundleError
 from medseg.services.desk import listed
-from medseg.services.executors import LocalExecutor, Workplace
+from medseg.services.executors import LocalExecutor
 from medseg.services.intake import receive_studies
 from medseg.services.ledger import Ledger
+from medseg.services.workplace import Workplace
 
 OWNED: list[str] = []
 
