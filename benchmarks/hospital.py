@@ -44,7 +44,7 @@ from medseg.services.reception import Reception
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
-def throughput(folder: Path, *, num_studies: int = 30, num_alone: int = 3) -> None:
+def throughput(folder: Path, *, num_studies: int = 30, num_alone: int = 2) -> None:
     """Studies by one batch, here and in two workers of Ray, some by one `predict` each, and what
     the network alone takes; for a network that is quick and one that is not.
     """
@@ -57,12 +57,13 @@ def throughput(folder: Path, *, num_studies: int = 30, num_alone: int = 3) -> No
         for number in range(num_studies):
             network(bundle).predict(Case(f"{number}", lambda n=number: block(n, modality="CT")[0]))
         _tell("network alone", num_studies, time.monotonic() - began, time.process_time() - used)
-        common = ["device=cpu", f"bundle={bundle}", "output=[dicom_seg]"]
+        common = [f"bundle={bundle}", "output=[dicom_seg]"]
         for executor in ("local", "ray"):
             out = folder / f"{executor}_{channels}"
             _commands(f"batch, executor={executor}", num_studies, [
                 ["batch", *common, f"executor={executor}", f"source.folder={folder / 'in'}",
-                 f"paths.output={out}", f"paths.ledger={out}.sqlite", "executor.disk_reserve_gb=0"]
+                 f"paths.output={out}", f"paths.ledger={out}.sqlite", "executor.disk_reserve_gb=0",
+                 "device=cpu"]
             ])  # fmt: skip
         _commands("predict, one at a time", num_alone, [
             ["predict", *common, f"source.folder={study}", f"paths.output={folder}/p/{study.name}"]
@@ -79,7 +80,9 @@ def _commands(name: str, count: int, commands: list[list[str]]) -> None:
     """Runs one after the other; the time of all their processes is looked at twice a second."""
     began, cpu = time.monotonic(), {}
     for command in commands:
-        running = psutil.Popen([sys.executable, "-m", "medseg", *command], stdout=DEVNULL)
+        running = psutil.Popen(
+            [sys.executable, "-m", "medseg", *command], stdout=DEVNULL, stderr=DEVNULL
+        )
         while running.poll() is None:
             with suppress(psutil.NoSuchProcess):
                 for one in (running, *running.children(recursive=True)):
