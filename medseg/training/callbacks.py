@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 DIGEST_BYTES = 32
 _SCORE_TITLES = {"dice": "Dice", "ap50": "AP50", "pq": "PQ"}
 LOG_EVERY_S = 30.0
-"""Where there is no terminal, progress is a log line after an epoch, not more often than this."""
+"""Where there is no terminal, progress is a log line at this distance within epochs, and
+after them not more often than this.
+"""
 
 
 class MovingAverage(pl.Callback):
@@ -243,10 +245,11 @@ class ProgressLine(pl.Callback):
     def __init__(self) -> None:
         self._bar: Progress | None = None
         self._loss = float("nan")
-        self._last_logged = -LOG_EVERY_S
+        self._last_line = self._last_epoch_line = -LOG_EVERY_S
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._first = (time.monotonic(), pl_module.progress)
+        self._last_line = time.monotonic()
+        self._first = (self._last_line, pl_module.progress)
         if not trainer.is_global_zero or not get_console().is_terminal:
             return
         self._bar = Progress(
@@ -271,33 +274,41 @@ class ProgressLine(pl.Callback):
         if self._bar is not None:
             facts, left = self._facts(trainer, pl_module), self._left(pl_module)
             self._bar.update(self._task, completed=pl_module.progress, facts=facts, left=left)
+        elif time.monotonic() - self._last_line >= LOG_EVERY_S:
+            self._log(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        is_due = time.monotonic() - self._last_logged >= LOG_EVERY_S
+        is_due = time.monotonic() - self._last_epoch_line >= LOG_EVERY_S
         if trainer.is_global_zero and self._bar is None and is_due:
-            self._last_logged = time.monotonic()
-            logger.info(
-                "epoch %d: %s, %s",
-                trainer.current_epoch + 1,
-                self._facts(trainer, pl_module),
-                self._left(pl_module),
-            )
+            self._log(trainer, pl_module)
+            self._last_epoch_line = self._last_line
+
+    def _log(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._last_line = time.monotonic()
+        facts, left = self._facts(trainer, pl_module), self._left(pl_module)
+        logger.info("epoch %d: %s, %s", trainer.current_epoch + 1, facts, left)
 
     def _facts(self, trainer: pl.Trainer, pl_module: Any) -> str:
         scores = " ".join(f"{name} {value:.3f}" for name, value in pl_module.scores.items())
         facts = f"step {trainer.global_step} loss {self._loss:.3f}"
         if not scores:
             return facts
-        scored, of_all = pl_module.scored_cases
+        scored, shown = pl_module.scored_cases
         kind = _SCORE_TITLES.get(pl_module.task.score_name, pl_module.task.score_name)
-        return f"{facts} {kind} {scores}" + (f" ({scored} of {of_all} cases)" * (scored < of_all))
+        return f"{facts} {kind} {scores}" + (
+            f" ({scored} of {shown} cases looked at)" * (scored < shown)
+        )
 
     def _left(self, pl_module: Any) -> str:
         start, first = self._first
         done = pl_module.progress
         rate = (done - first) / max(1e-6, time.monotonic() - start)
-        left = timedelta(seconds=round((1 - done) / rate)) if rate > 0 else "?"
-        return f"{left} left"
+        if rate <= 0:
+            return "? left"
+        left_s = (1 - done) / rate
+        if pl_module.max_time_s:  # the first steps are slow
+            left_s = min(left_s, max(0.0, pl_module.max_time_s - pl_module.elapsed_s))
+        return f"{timedelta(seconds=round(left_s))} left"
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop()

@@ -61,7 +61,7 @@ class TrainingModule(pl.LightningModule):
         self.elapsed_s = 0.0
         self.scores: dict[str, float] = {}
         self.scored_cases = (0, 0)
-        """Cases that the scores rest on, and validation cases that there are."""
+        """Cases that the scores rest on, and those that an unlimited look takes in."""
         self._last_tick = 0.0
         self._training_s_per_voxel = 0.0
         self._seed = 0

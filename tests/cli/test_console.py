@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from medseg.cli import console, logs
-from medseg.training.callbacks import ProgressLine
+from medseg.training.callbacks import LOG_EVERY_S, ProgressLine
 
 
 class Terminal(io.StringIO):
@@ -72,6 +72,8 @@ def test_without_a_terminal_training_writes_a_line_now_and_then(caplog, capsys):
     trainer = SimpleNamespace(is_global_zero=True, global_step=10, current_epoch=0)
     module = SimpleNamespace(
         progress=0.0,
+        max_time_s=20.0,
+        elapsed_s=5.0,
         scores={"liver": 0.5},
         scored_cases=(2, 2),
         task=SimpleNamespace(score_name="dice"),
@@ -79,15 +81,19 @@ def test_without_a_terminal_training_writes_a_line_now_and_then(caplog, capsys):
     line = ProgressLine()
 
     line.on_train_start(trainer, module)
+    line._first = (line._first[0] - 1000, 0.0)  # the first steps took long
     module.progress = 0.25
-    line.on_train_batch_end(trainer, module, {"loss": torch.tensor(1.5)})
     for _ in range(3):  # epochs within LOG_EVERY_S
+        line.on_train_batch_end(trainer, module, {"loss": torch.tensor(1.5)})
         line.on_train_epoch_end(trainer, module)
+    message = "epoch 1: step 10 loss 1.500 Dice liver 0.500, 0:00:15 left"
+    assert caplog.messages == [message]
+
+    line._last_line -= LOG_EVERY_S  # a long epoch
+    line.on_train_batch_end(trainer, module, {"loss": torch.tensor(1.5)})
     line.on_train_end(trainer, module)
 
-    (message,) = caplog.messages
-    assert message.startswith("epoch 1: step 10 loss 1.500 Dice liver 0.500, 0:00:0")
-    assert message.endswith(" left")
+    assert caplog.messages == [message, message]
     assert capsys.readouterr().out == ""
 
 
