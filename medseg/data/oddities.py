@@ -149,8 +149,16 @@ def _extents(cases: Sequence[CaseFingerprint]) -> list[Oddity]:
 
 
 def _orientations(cases: Sequence[CaseFingerprint]) -> list[Oddity]:
-    counts = Counter(case.orientation for case in cases)
-    usual = counts.most_common(1)[0][0]
+    counts = Counter(case.orientation for case in cases).most_common()
+    usual, most = counts[0]
+    if 2 * most < len(cases):  # nothing is usual
+        return [
+            Oddity(
+                "orientations of all kinds",
+                tuple(f"{codes} {count}" for codes, count in counts),
+                "they are turned alike; check the headers if you expected one",
+            )
+        ]
     mirrored: dict[str, list[str]] = defaultdict(list)
     turned: dict[str, list[str]] = defaultdict(list)
     for case in cases:

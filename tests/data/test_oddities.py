@@ -56,6 +56,15 @@ def test_another_orientation_is_named_and_whether_it_is_mirrored(orientation, is
     assert ("(mirrored storage)" in text) == is_mirrored
 
 
+def test_where_no_orientation_is_usual_all_are_told_in_one_line():
+    codes = ["RAS", "LAS", "LPS", "PIR", "RAS", "ASR", "LPI"]
+    cases = [facts(n, orientation=code) for n, code in enumerate(codes)]
+
+    (text,) = told(cases)
+
+    assert text.startswith("orientations of all kinds: RAS 2, LAS 1, LPS 1, PIR 1, ASR 1")
+
+
 def test_half_of_all_orientations_are_left_handed():
     assert sum(is_left_handed(codes) for codes in phantoms.ALL_48_ORIENTATIONS) == 24
     assert not is_left_handed("RAS")
