@@ -181,9 +181,7 @@ def _curves(run: RunFacts) -> str:
 def _samples(run: RunFacts) -> str:
     if not run.samples:
         return ""
-    about = page.paragraph(
-        "The same validation case: reference in green, prediction in the colours of the structures."
-    )
+    about = page.paragraph("The same validation case: contours in the colours named above it.")
     return about + _gallery(run.samples)
 
 
@@ -251,7 +249,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "–"  # noqa: RUF001 - a dash of the width of digits
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.4g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_shown(entry)}" for key, entry in value.items())
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from scipy import ndimage
 from medseg.core.labels import LabelSet
 
 TILE_PIXELS = 280
-REFERENCE_RGB = (60, 220, 60)
+REFERENCE_RGBS = ((60, 220, 60), (255, 220, 60), (60, 200, 255), (255, 90, 220))
+"""Green, yellow, blue, pink: the reference has the one least like the colours of the labels."""
 _HEADER = 18
 _GROUND = (20, 20, 20)
 
@@ -27,8 +29,8 @@ def contour_overview(
 ) -> NDArray[np.uint8]:
     """A transverse, a coronal and a sagittal slice through the middle of the reference.
 
-    Its contours are green, the prediction's have the colours of the labels; without a prediction
-    the reference has these.
+    Its contours have a colour of their own, the prediction's those of the labels; without a
+    prediction the reference has these.
 
     Args:
         image: (I, J, K) along R, A and S, any intensity range; a 2D image has one voxel along K and
@@ -47,6 +49,7 @@ def contour_overview(
     shown = [extents_mm[other] for axis in axes for other in range(3) if other != axis]
     scale = TILE_PIXELS / max(shown)
     tiles = []
+    own = reference_rgb(labels)
     for axis in axes:
         position = _middle(reference, axis)
         across, up = (other for other in range(3) if other != axis)
@@ -59,13 +62,21 @@ def contour_overview(
         for label in labels.foreground:
             layers = [(reference, label.rgb)]
             if prediction is not None:
-                layers = [(reference, REFERENCE_RGB), (prediction, label.rgb)]
+                layers = [(reference, own), (prediction, label.rgb)]
             for map_, colour in layers:
                 mask = _view(map_, axis, position) == label.class_id
                 inside = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
                 pixels[inside & ~ndimage.binary_erosion(inside, iterations=2)] = colour
         tiles.append(pixels)
     return _joined(tiles, labels, has_prediction=prediction is not None)
+
+
+def reference_rgb(labels: LabelSet) -> tuple[int, int, int]:
+    """The colour of REFERENCE_RGBS whose nearest label colour is farthest away."""
+    taken = [label.rgb for label in labels.foreground]
+    return max(
+        REFERENCE_RGBS, key=lambda own: min((math.dist(own, rgb) for rgb in taken), default=0.0)
+    )
 
 
 def _joined(
@@ -81,7 +92,7 @@ def _joined(
         left += tile.shape[1]
     draw = ImageDraw.Draw(canvas)
     x = 4
-    names = [("reference", REFERENCE_RGB)] if has_prediction else []
+    names = [("reference", reference_rgb(labels))] if has_prediction else []
     for name, colour in [*names, *((label.name, label.rgb) for label in labels.foreground)]:
         draw.text((x, 3), name.encode("ascii", "replace").decode(), fill=colour)
         x += 6 * len(name) + 12

@@ -1,9 +1,16 @@
 import numpy as np
 import phantoms
 
-from medseg.training.overlays import REFERENCE_RGB, TILE_PIXELS, contour_overview
+from medseg.core.labels import LabelSet
+from medseg.training.overlays import (
+    REFERENCE_RGBS,
+    TILE_PIXELS,
+    contour_overview,
+    reference_rgb,
+)
 
 LIVER_RGB = phantoms.TWO_LABELS["liver"].rgb
+REFERENCE_RGB = reference_rgb(phantoms.TWO_LABELS)
 
 
 def overview(reference, prediction, *, image=None, spacing_mm=(1.0, 1.0, 1.0)):
@@ -77,3 +84,17 @@ def test_a_constant_image_without_reference_is_drawn():
     empty = np.zeros((8, 8, 8), np.uint8)
 
     assert overview(empty, empty).shape[2] == 3
+
+
+def test_the_reference_is_not_drawn_in_a_colour_like_that_of_a_label():
+    green, *others = REFERENCE_RGBS
+
+    liver_and_tumour = labels_of((221, 130, 101), (144, 238, 144))
+
+    assert reference_rgb(liver_and_tumour) in others
+    assert reference_rgb(labels_of((230, 0, 200), (255, 200, 0), (0, 150, 255))) == green
+
+
+def labels_of(*colours) -> LabelSet:
+    names = {f"label_{n}": {"id": n, "colour": rgb} for n, rgb in enumerate(colours, start=1)}
+    return LabelSet.from_mapping({"background": 0, **names})
