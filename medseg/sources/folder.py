@@ -39,6 +39,18 @@ Layout = Literal[
     "auto", "decathlon", "nnunet", "pairs", "images", "dicom", "instances", "object_masks", "coco"
 ]
 
+_TITLES: dict[Layout, str] = {
+    "auto": "image files",
+    "decathlon": "a data set of the Medical Segmentation Decathlon",
+    "nnunet": "a data set of nnU-Net",
+    "pairs": "images with labels",
+    "images": "images without labels",
+    "dicom": "DICOM",
+    "instances": "images with one number per object",
+    "object_masks": "images with one mask per object",
+    "coco": "images with a COCO file",
+}
+
 
 class Folder:
     """Cases below a folder, whatever its layout.
@@ -79,6 +91,7 @@ class Folder:
         self._is_for_training = False
         self._labels: LabelSet | SegmentationKind | None = None
         self._dicom: DicomFolder | None = None
+        self._told: list[str] = []  # shared with the copies of `labelled_by`
 
     def labelled_by(self, labels: LabelSet | SegmentationKind | None) -> Folder:
         """The same folder, for training; of concern to DICOM, see `DicomFolder.labelled_by`."""
@@ -88,22 +101,21 @@ class Folder:
         return chosen
 
     def cases(self) -> list[Case]:
-        sources = self._sources()
-        cases = [case for source in sources for case in source.cases()]
-        _log.info(
-            "%s: %d cases (%s)",
-            self.folder,
-            len(cases),
-            ", ".join(type(source).__name__ for source in sources),
-        )
+        layouts = self._layouts()
+        cases = [case for layout in layouts for case in self._source(layout).cases()]
+        titles = " and ".join(_TITLES[layout] for layout in layouts)
+        told = f"{self.folder}: {len(cases)} cases, read as {titles}"
+        if told not in self._told:
+            self._told.append(told)
+            _log.info("%s", told)
         return sorted_cases(cases, where=str(self.folder))
 
     def describe(self) -> SourceDescription:
-        descriptions = [source.describe() for source in self._sources()]
+        descriptions = [self._source(layout).describe() for layout in self._layouts()]
         refused = tuple(error for description in descriptions for error in description.refused)
         return replace(descriptions[0], refused=refused)
 
-    def _sources(self) -> Sequence[Source]:
+    def _layouts(self) -> Sequence[Layout]:
         folder = existing_path(self.folder)
         layouts: list[Layout] = [self.layout] if self.layout != "auto" else _recognised(folder)
         if isinstance(self._labels, str):
@@ -114,11 +126,11 @@ class Folder:
                     "give the folder of the DICOM studies, or name the labels of these files",
                 )
             layouts = ["dicom"]  # image files beside DICOM have no segments to name
-        return [self._source(folder, layout) for layout in layouts]
+        return layouts
 
-    def _source(self, folder: Path, layout: Layout) -> Source:
+    def _source(self, layout: Layout) -> Source:
         unknown, limit = self.allow_unknown_orientation, self.max_bytes
-        name = str(folder)
+        name = str(existing_path(self.folder))
         if layout == "dicom":
             from medseg.sources.dicom_folder import DicomFolder
 

@@ -146,6 +146,19 @@ def test_images_and_dicom_in_one_folder_are_both_read(tmp_path):
     assert Folder(str(series)).cases()[0].read_image().num_channels == 1
 
 
+def test_what_was_read_as_what_is_told_once(tmp_path, caplog):
+    caplog.set_level("INFO", "medseg")
+    image_folders.write(tmp_path / "head.nii.gz", image_folders.image())
+    phantoms.dicom_series(tmp_path / "series")
+
+    folder = Folder(str(tmp_path))
+    folder.cases()
+    folder.labelled_by(None).cases()
+
+    told = [line for line in caplog.messages if "cases, read as" in line]
+    assert told == [f"{tmp_path}: 2 cases, read as image files and DICOM"]
+
+
 @pytest.mark.parametrize("folder", [None, "", "  "])
 def test_no_folder_is_an_error_with_both_options(folder):
     with pytest.raises(InputError, match=r"no folder given; set data\.source\.folder=") as caught:
