@@ -34,7 +34,7 @@ def _print(plan: Plan, title: str) -> None:
     for heading in ("entry", "value", "reason"):
         table.add_column(heading, overflow="fold")
     for key, value in plan.to_dict().items():
-        if key != "reasons":
-            why = plan.reasons.get(key, "" if value is None else "set by hand")
+        why = plan.reasons.get(key, "" if value is None else "set by hand")
+        if key != "reasons" and (value is not None or why):
             table.add_row(key, str(value), why)
     console.print(table)

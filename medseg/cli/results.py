@@ -33,11 +33,11 @@ from medseg.writers.nifti import NiftiWriter
 def show_results(
     cfg: DictConfig, prepared: Preparation, bundle: ModelBundle, result: FitResult, folder: Path
 ) -> int:
-    """Predicts and scores the held-out cases (validation cases if there are none) and prints what
-    to do next.
+    """Predicts and scores the held-out cases (validation cases if there are none), and prints the
+    scores and where everything is.
     """
     kind = "test" if prepared.split.test else "validation"
-    cases = [prepared.cases[key] for key in prepared.split.test or prepared.split.validation]
+    cases = _unseen(prepared)
     predictor = predictor_of(
         bundle,
         inference=build(cfg.inference),
@@ -76,10 +76,18 @@ def show_results(
         ("TensorBoard", folder / "tensorboard"),
     ):
         console.print(f"{title + ':':<13}{path}", soft_wrap=True, markup=False)
-    console.print("next:")
-    for words in _next_commands(cases, bundle, folder):
-        console.print(f"  {shlex.join(words)}", soft_wrap=True, markup=False)
     return 3 if failed else 0
+
+
+def show_next(prepared: Preparation, bundle: ModelBundle, folder: Path) -> None:
+    """Prints the commands that a person is likely to type now."""
+    console.print("next:")
+    for words in _next_commands(_unseen(prepared), bundle, folder):
+        console.print(f"  {shlex.join(words)}", soft_wrap=True, markup=False)
+
+
+def _unseen(prepared: Preparation) -> list[Case]:
+    return [prepared.cases[key] for key in prepared.split.test or prepared.split.validation]
 
 
 def _scored(

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 SAMPLES = "samples"
 _MOST_MONTAGE = 6
 _MOST_CHARACTERS = 120
+_ABSENT = "not an option"
 _PACKAGES = ("torch", "lightning", "monai", "numpy", "scipy", "SimpleITK", "pydicom")
 
 
@@ -94,7 +95,8 @@ def _facts(cfg: DictConfig, prepared: Preparation, result: FitResult, folder: Pa
             ("highest memory of the process", f"{peak_memory_gib():.2f} GiB"),
             *_gpu_memory(),
             ("last validation", scores or "none"),
-            ("validation cases scored", "{} of {}".format(*result.scored_cases)),
+            ("validation cases scored",
+             f"{result.scored_cases[0]} of {len(prepared.split.validation)}"),
         ],
         environment=_environment(prepared.device),
         source=git_state(Path(medseg.__file__).parent),
@@ -117,7 +119,7 @@ def changed_options(cfg: DictConfig) -> list[tuple[str, str, str]]:
     values = _flat(OmegaConf.to_container(cfg, resolve=True))
     names = [name for name in dict.fromkeys([*chosen, *default]) if not name.startswith("plan.")]
     return [
-        (name, _brief(default.get(name, "")), _brief(values.get(name, "")))
+        (name, _brief(default.get(name, _ABSENT)), _brief(values.get(name, _ABSENT)))
         for name in names
         if default.get(name) != chosen.get(name)
     ]
@@ -221,7 +223,13 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _brief(value: Any) -> str:
-    text = "null" if value is None else value if isinstance(value, str) else json.dumps(value)
+    text = (
+        "null"
+        if value is None
+        else json.dumps(value)
+        if not isinstance(value, str)
+        else value or '""'
+    )
     return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."
 
 

@@ -21,7 +21,7 @@ from medseg.cli.folders import require_fresh
 from medseg.cli.loggers import build_loggers, log_hyperparameters
 from medseg.cli.objective import training_task
 from medseg.cli.preparation import Preparation, prepare_data, reference_rule, run_folder
-from medseg.cli.results import show_results
+from medseg.cli.results import show_next, show_results
 from medseg.cli.resuming import is_first_process, sole_use
 from medseg.cli.run_page import SAMPLES, write_page
 from medseg.cli.starting import take_file, take_weights
@@ -70,6 +70,7 @@ def run(cfg: DictConfig) -> int:
         page = write_page(cfg, prepared, result, folder)
         if page is not None:
             console.print(f"run page:    {page}", soft_wrap=True, markup=False)
+        show_next(prepared, bundle, folder)
         return code
 
 
@@ -236,7 +237,7 @@ def _write_bundle(
                 f"validation_{result.score_name}": {
                     k: round(v, 4) for k, v in result.scores.items()
                 },
-                "validation_cases": "{} of {}".format(*result.scored_cases),
+                "validation_cases": f"{result.scored_cases[0]} of {len(prepared.split.validation)}",
             },
         },
     )
