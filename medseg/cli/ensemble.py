@@ -85,6 +85,7 @@ def _choose(work: Collection, *, min_gain: float) -> tuple[Postprocess, list[Dec
         [work.traces[key].thresholds for key in work.keys], labels, min_gain=min_gain
     )
     if rules.threshold:
+        console.print("other thresholds help, so every case is predicted once more with them")
         work.set_aside()
         work.predict(rules)
     counts = work.count(Postprocess())
