@@ -10,6 +10,7 @@ from medseg.bundle import ModelBundle
 from medseg.cli.console import console
 from medseg.config.build import accepts, build
 from medseg.core.protocols import Source
+from medseg.export.int8 import INT8
 from medseg.export.write import export_bundle
 
 MAX_IMAGES = 3
@@ -19,13 +20,15 @@ def run(cfg: DictConfig) -> int:
     """Returns 0; a network that cannot be exported, or deviates, is an error."""
     bundle = ModelBundle.load(cfg.bundle)
     formats = [cfg.format] if isinstance(cfg.format, str) else list(cfg.format)
-    volumes = []
+    volumes, labelled = [], []
     if cfg.source.folder is not None:
         extra = {"num_channels": bundle.num_channels} if accepts(cfg.source, "num_channels") else {}
         source: Source = build(cfg.source, **extra)
-        volumes = [case.read_image() for case in source.cases()[:MAX_IMAGES]]
+        cases = source.cases()
+        volumes = [case.read_image() for case in cases[:MAX_IMAGES]]
+        labelled = [case for case in cases if not case.is_held_out]
     folder = Path(cfg.paths.output)
-    parity = export_bundle(bundle, formats, folder, volumes=volumes)
+    parity = export_bundle(bundle, formats, folder, volumes=volumes, labelled=labelled)
     for name, found in parity.items():
         console.print(f"{name}: {found}", soft_wrap=True, markup=False)
     if not volumes:
@@ -35,7 +38,8 @@ def run(cfg: DictConfig) -> int:
             markup=False,
         )
     console.print(
-        f"the bundle is in {folder}; predict with it by inference.engine=auto",
+        f"the bundle is in {folder}; predict with it by inference.engine="
+        f"{INT8 if formats == [INT8] else 'auto'}",
         soft_wrap=True,
         markup=False,
     )

@@ -282,7 +282,7 @@ HELP: dict[str, HelpText] = {
         ),
         (
             ("bundle=DIR", "the model"),
-            ("format=[NAME,...]", "onnx, openvino, torch_export"),
+            ("format=[NAME,...]", "onnx, openvino, torch_export, openvino_int8"),
             ("source.folder=DIR", "images for the comparison; noise is taken without"),
             ("paths.output=DIR", "folder of the new bundle; by default the bundle's own"),
         ),

@@ -135,7 +135,7 @@ class Doctor(Command):
     out_channels: Annotated[int, Field(ge=2)]
 
 
-ExportFormat = Literal["onnx", "openvino", "torch_export"]
+ExportFormat = Literal["onnx", "openvino", "openvino_int8", "torch_export"]
 
 
 class Export(Command):

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from medseg.bundle import ModelBundle
 from medseg.core.errors import ConfigError
+from medseg.core.identity import Case
 from medseg.core.volume import Volume
 from medseg.export.formats import FORMATS, exported_files
+from medseg.export.int8 import INT8, Loss, int8_files
 from medseg.export.object_parity import require_same_objects
 from medseg.export.parity import Parity, noise_patches, patches_of, require_parity
 from medseg.inference.engines import TorchEngine
@@ -30,8 +32,13 @@ logger = logging.getLogger(__name__)
 
 
 def export_bundle(
-    bundle: ModelBundle, formats: Sequence[str], folder: Path, *, volumes: Sequence[Volume] = ()
-) -> dict[str, Parity]:
+    bundle: ModelBundle,
+    formats: Sequence[str],
+    folder: Path,
+    *,
+    volumes: Sequence[Volume] = (),
+    labelled: Sequence[Case] = (),
+) -> dict[str, Parity | Loss]:
     """Writes the bundle with its networks in other formats; what deviates is refused, and nothing
     is written then.
 
@@ -44,6 +51,7 @@ def export_bundle(
         folder: of the new bundle; may be the bundle's own.
         volumes: images on whose patches the exports are compared with PyTorch; without any, noise
             is taken.
+        labelled: cases for integers of eight bits (`medseg.export.int8`).
 
     Returns:
         How each format compares.
@@ -51,12 +59,12 @@ def export_bundle(
     Raises:
         MedsegError: a network cannot be exported, or its export deviates.
     """
-    unknown = sorted(set(formats) - set(FORMATS))
+    unknown = sorted(set(formats) - {*FORMATS, INT8})
     if unknown or not formats:
         raise ConfigError(
             "format",
             f"names {', '.join(unknown)}" if unknown else "is empty",
-            f"there are {', '.join(FORMATS)}",
+            f"there are {', '.join((*FORMATS, INT8))}",
         )
     finds_objects = bundle.task_kind != "label_map"
     networks = [sole_network(bundle)] if finds_objects else bundle.build_networks()
@@ -67,11 +75,11 @@ def export_bundle(
     example = patches[0] if finds_objects else torch.cat([patches[0], patches[0]])
     names = [Path(name).stem for name in bundle.weight_files]
     files: dict[str, bytes] = {}
-    found: dict[str, Parity] = {}
+    found: dict[str, Parity | Loss] = {}
     facts: dict[str, Any] = {}
     changed = "objects_missed" if finds_objects else "labels_changed"
     in_onnx: list[bytes | None] = [None] * len(networks)
-    for kind in sorted(set(formats)):  # ONNX comes before OpenVINO, which is made from it
+    for kind in sorted(set(formats) - {INT8}):  # ONNX comes before OpenVINO, which is made from it
         made = [
             exported_files(network, example, kind, onnx=known)
             for network, known in zip(networks, in_onnx, strict=True)
@@ -84,19 +92,30 @@ def export_bundle(
                 exported[0], networks[0], patch_size=tuple(example.shape[2:])
             )
             in_torch = cast(FindsObjects, networks[0])
-            found[kind] = require_same_objects(kind, detector, in_torch, patches)
+            parity = require_same_objects(kind, detector, in_torch, patches)
         else:
             reference = TorchEngine(networks, device="cpu", precision="32-true")
             engine = ExportedEngine(kind, exported)
-            found[kind] = require_parity(engine, reference, patches, bundle.labels)
-        logger.info("%s: %s", kind, found[kind])
+            parity = require_parity(engine, reference, patches, bundle.labels)
+        found[kind] = parity
+        logger.info("%s: %s", kind, parity)
         for name, parts in zip(names, made, strict=True):
             files |= {f"{kind}/{name}{ending}": content for ending, content in parts.items()}
         facts[kind] = {
             "compared_on": "patches of images" if volumes else "noise",
-            "patches": found[kind].num_patches,
-            "largest_difference": float(f"{found[kind].difference:.3g}"),
-            changed: float(f"{found[kind].changed:.3g}"),
+            "patches": parity.num_patches,
+            "largest_difference": float(f"{parity.difference:.3g}"),
+            changed: float(f"{parity.changed:.3g}"),
+        }
+    if INT8 in formats:
+        whole, loss = int8_files(bundle, labelled)
+        files |= whole
+        found[INT8] = loss
+        facts[INT8] = {
+            "compared_on": "labelled cases",
+            "cases": loss.num_cases,
+            "dice": round(loss.int8, 4),
+            "dice_in_single_precision": round(loss.single, 4),
         }
     bundle.copy_with(folder, files, exports=facts)
     return found

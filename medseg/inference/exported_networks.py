@@ -14,6 +14,7 @@ from medseg.bundle import ModelBundle
 from medseg.core.errors import ConfigError
 
 RUNTIMES = ("onnx", "openvino")
+"""Those that give PyTorch's logits; "openvino_int8" does not, and has to be asked for."""
 
 
 class ExportedNetwork(Protocol):

@@ -18,7 +18,7 @@ from medseg.inference.tiling import Tiling, tile
 from medseg.inference.uncertainty import Measure, PassMean
 
 Network = Callable[[Tensor], Tensor]
-EngineName = Literal["torch", "onnx", "openvino", "auto"]
+EngineName = Literal["torch", "onnx", "openvino", "openvino_int8", "auto"]
 
 
 @dataclass(frozen=True, eq=False)

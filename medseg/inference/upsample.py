@@ -262,7 +262,7 @@ def fill_rows(
 
     def fill(chunk: slice) -> int:
         part = labels[chunk.start - rows.start : chunk.stop - rows.start]
-        return _fill(part, chunk, first, planes, tables, rule)
+        return _fill_chunk(part, chunk, first, planes, tables, rule)
 
     if len(chunks) < 2 or threads < 2:
         return sum(fill(chunk) for chunk in chunks)
@@ -328,7 +328,7 @@ def _is_flat(planes: Tensor) -> bool:
     return planes.dtype == torch.float32 and planes[0].is_contiguous() and planes.stride(0) >= 0
 
 
-def _fill(
+def _fill_chunk(
     labels: NDArray[Any],
     rows: slice,
     first: int,
