@@ -1,7 +1,10 @@
+import copy
+
+import pytest
 import torch
 from torch import nn
 
-from medseg.models.layout import in_fast_layout
+from medseg.models.layout import SingleImageConv3d, in_fast_layout
 from medseg.models.unet import UNet
 
 
@@ -47,3 +50,43 @@ def test_convolutions_that_step_over_voxels_stay_as_they_are():
     assert stepping.weight.is_contiguous()
     assert plain.weight.is_contiguous(memory_format=torch.channels_last)
     assert not plain.weight.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 1},
+        {"padding": 1, "stride": 2, "bias": False},
+        {"padding": 2, "dilation": 2},
+        {"padding": 1, "groups": 4},
+        {"padding": "same"},
+        {"padding": 1, "padding_mode": "reflect"},
+    ],
+)
+def test_one_image_gives_the_features_and_gradients_of_pytorchs_convolution(options):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(8, 8, 3, **options)
+    ours = in_fast_layout(nn.Sequential(copy.deepcopy(plain)), "cpu")
+    image = torch.randn(1, 8, 7, 9, 6)
+    ours_image, plain_image = (image.clone().requires_grad_() for _ in range(2))
+
+    features, wanted = ours(ours_image), plain(plain_image)
+    features.square().sum().backward()
+    wanted.square().sum().backward()
+
+    assert type(ours[0]) is SingleImageConv3d
+    assert torch.allclose(features, wanted, atol=1e-5)
+    assert torch.allclose(ours_image.grad, plain_image.grad, atol=1e-4)
+    assert torch.allclose(ours[0].weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_features_of_one_small_image_stay_channels_last():
+    model = in_fast_layout(nn.Sequential(nn.Conv3d(8, 8, 3, padding=1)), "cpu")
+    image = torch.randn(1, 8, 7, 9, 6).contiguous(memory_format=torch.channels_last_3d)
+
+    with torch.no_grad():
+        features = model(image)
+
+    assert features.is_contiguous(memory_format=torch.channels_last_3d)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(image).dtype == torch.bfloat16
