@@ -115,7 +115,8 @@ class ModelBundle:
             inside = sorted(path.parent for path in folder.glob("**/card.yaml"))[:1]
             raise BundleError(
                 folder,
-                "is no model bundle: it holds no card.yaml",
+                "is no model bundle: "
+                + ("it holds no card.yaml" if folder.is_dir() else "there is no such folder"),
                 f"did you mean bundle={inside[0]}?"
                 if inside
                 else "give the folder that training printed",

@@ -133,8 +133,12 @@ def test_a_missing_file_is_named(folder, name):
 def test_a_folder_without_a_card_is_no_bundle(tmp_path):
     error = refusal(tmp_path)
 
-    assert "is no model bundle" in error.what
+    assert error.what == "is no model bundle: it holds no card.yaml"
     assert error.remedy == "give the folder that training printed"
+
+
+def test_a_bundle_that_is_not_there_is_told_from_a_folder_that_is_none(tmp_path):
+    assert refusal(tmp_path / "nothing").what == "is no model bundle: there is no such folder"
 
 
 def test_the_folder_above_a_bundle_gets_a_suggestion(written):
