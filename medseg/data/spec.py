@@ -109,11 +109,11 @@ class DatasetSpec:
         cases = self._labelled_source().cases()
         if all(case.read_reference is None for case in cases):
             raise InputError(
-                "data.labels",
-                "has no value, and the data folder has neither a dataset.json that names the "
-                "labels nor references to read them from",
-                f"set them, for example {_EXAMPLE}",
-                code="E_LABEL",
+                "data.source",
+                f"has {len(cases)} images and a reference for none, so there is nothing to learn",
+                "put references beside them, such as images/a.nii.gz and labels/a.nii.gz, and see "
+                "what is found with: python -m medseg doctor source.folder=<folder>",
+                code="E_TOO_FEW_CASES",
             )
         return find_labels(cases)
 

@@ -16,15 +16,15 @@ def test_labels_given_by_hand_come_before_those_of_the_source():
     assert spec(source=source, labels={"none": 0, "box": 1}).label_set().names == ("none", "box")
 
 
-def test_missing_labels_are_asked_for_where_no_reference_shows_them():
+def test_images_without_any_reference_are_told_before_labels_are_asked_for():
     unlabelled = case_of(block(9)[0], None, key="unlabelled")
 
     with pytest.raises(InputError) as caught:
         spec(source=CaseList((unlabelled,))).label_set()
 
-    assert caught.value.where == "data.labels"
-    assert "dataset.json" in caught.value.what
-    assert "data.labels={background: 0, liver: 1}" in caught.value.remedy
+    assert caught.value.where == "data.source"
+    assert "has 1 images and a reference for none" in caught.value.what
+    assert "labels/a.nii.gz" in caught.value.remedy
 
 
 def test_labels_with_gaps_are_refused():
