@@ -24,6 +24,7 @@ from medseg.writers.names import output_path
 
 _GAP = 4
 _LEGEND_LINE = 14
+_AXES = (2, 1, 0)  # across transverse, coronal and sagittal slices
 # Soft tissue with liver and vessels apart: 400 HU around 40.
 _CT_WINDOW_HU = (-160.0, 240.0)
 
@@ -32,6 +33,7 @@ _CT_WINDOW_HU = (-160.0, 240.0)
 class PreviewWriter:
     """Writes `<case key>_preview.png`: a transverse, a coronal and a sagittal slice.
 
+    An image of one slice is shown in its own plane alone.
     The slices are those that show most of the classes, the middle ones if the result is empty.
     Pixels are square in millimetres; the patient's right is on the left of the picture. Equal
     results give equal bytes.
@@ -70,10 +72,13 @@ class PreviewWriter:
             if (labels.array == label.class_id).any()
         ]
         extent_mm = np.multiply(labels.geometry.shape, labels.geometry.spacing_mm)
-        scale = self.height / float(extent_mm[1:].max())
+        flat = [axis for axis in _AXES if labels.array.shape[axis] == 1]
+        axes = flat if len(flat) == 1 else _AXES
+        scale = self.height / float(max(extent_mm[1 if axis == 2 else 2] for axis in axes))
         planes = [
             self._plane(grey, labels, axis, position, present, scale)
-            for axis, position in zip((2, 1, 0), _positions(labels, present), strict=True)
+            for axis, position in zip(_AXES, _positions(labels, present), strict=True)
+            if axis in axes
         ]
         with atomic_path(path) as unfinished:
             _joined(planes, present).save(unfinished, format="PNG", pnginfo=PngInfo())
@@ -134,7 +139,7 @@ def _positions(labels: LabelMap, present: list[Label]) -> tuple[int, int, int]:
     if the result is empty.
     """
     found = []
-    for axis in (2, 1, 0):
+    for axis in _AXES:
         others = tuple(other for other in range(3) if other != axis)
         shown = np.zeros(labels.array.shape[axis])
         for label in present:

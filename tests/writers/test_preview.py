@@ -48,6 +48,20 @@ def test_the_patients_right_front_and_head_are_where_radiologists_expect(tmp_pat
     assert pixels.shape[0] == 70 + 2 * 14
 
 
+@pytest.mark.parametrize(
+    ("shape", "width"),
+    [((40, 20, 1), 112), ((40, 1, 20), 80), ((1, 40, 20), 100)],  # voxels of 2 x 2.5 x 3.5 mm
+)
+def test_an_image_of_one_slice_is_shown_in_its_own_plane_alone(tmp_path, shape, width):
+    array = np.zeros(shape, np.uint8)
+    array[tuple(slice(0, max(1, extent // 2)) for extent in shape)] = 1
+    slice_ = LabelMap(array, phantoms.grid(orientation="RAS", shape=shape))
+
+    _, pixels = picture(tmp_path, slice_, height=70)
+
+    assert pixels.shape == (70 + 14, width, 3)
+
+
 def test_equal_results_give_equal_bytes(tmp_path):
     boxes = phantoms.labelled_boxes()
 
