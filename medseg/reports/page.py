@@ -12,6 +12,8 @@ from typing import Any
 
 # Scripts and styles are those of this page alone, and nothing is ever fetched.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_LONGEST_WORD = 24
+"""Letters; longer words, such as paths, are broken anywhere."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def count(value: int) -> str:
 
 
 def text(value: str) -> str:
-    return f'<td class="text">{escape(value)}</td>'
+    is_long = any(len(word) > _LONGEST_WORD for word in value.split())
+    return f'<td class="text{" long" * is_long}">{escape(value)}</td>'
 
 
 def heading(value: str) -> str:
