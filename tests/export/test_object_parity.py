@@ -23,7 +23,9 @@ from medseg.inference.object_predictor import ObjectPredictor
 from medseg.inference.object_windows import ObjectWindows
 from medseg.models.detection.objects import Detections, boxes_of
 
-LABELS = LabelSet.from_mapping({"background": 0, "cell": {"id": 1, "thing": True}, "stroma": 2})
+LABELS = LabelSet.from_mapping(
+    {"background": 0, "cell": {"id": 1, "thing": True}, "stroma": {"id": 2, "thing": True}}
+)
 SIZES = {2: (32, 48), 3: (16, 24, 16)}
 SMALL = {"pyramid_channels": 8, "mask_layers": 1, "max_proposals": 50, "num_queries": 6,
          "num_layers": 3, "base_channels": 4, "depth": 18, "strides": [1, 2, 2, 2]}  # fmt: skip
@@ -162,6 +164,22 @@ def test_an_engine_that_the_bundle_does_not_carry_is_refused_with_the_command(tm
 
     assert caught.value.where == "inference.engine"
     assert "medseg export bundle=" in caught.value.remedy
+
+
+def test_of_many_objects_one_may_be_another():
+    places = [(i, j) for i in (0, 7, 14) for j in (0, 7, 14)]
+    many, moved = detections(*places), detections(*places[:-1], (13, 13))
+    patches = [torch.zeros(1, 1, 20, 20)] * 2
+    moved_once = Fixed(many)
+    answers = iter([many, moved])
+    moved_once.detect = lambda outputs, **_: [next(answers)]
+
+    parity = require_same_objects("onnx", moved_once, Fixed(many), patches)
+
+    assert parity.num_objects == 36
+    assert parity.changed == pytest.approx(2 / 36)
+    with pytest.raises(MedsegError, match="deviates from PyTorch"):
+        require_same_objects("onnx", Fixed(moved), Fixed(many), patches)
 
 
 EVERY = [(name, dims) for name in DETECTORS for dims in (2, 3)]
