@@ -327,5 +327,5 @@ def test_masks_and_spacing_that_do_not_fit_are_refused(arguments, message):
 
 
 def test_masks_of_one_axis_are_refused():
-    with pytest.raises(GeometryError, match="reference: has 1 axes, must have 2 or 3"):
+    with pytest.raises(GeometryError, match="reference: has 1 axes; give a mask of 2 or 3 axes"):
         surface_distances(np.ones(3, bool), np.ones(3, bool), spacing_mm=(1.0,))

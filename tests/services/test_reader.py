@@ -111,7 +111,7 @@ def test_a_child_that_was_killed_or_takes_too_long_is_started_anew(studies, tmp_
     index(reader, studies / "good", studies)
     assert reader._process.pid != child.pid
 
-    reader.limits = ReadLimits(seconds=0.0, seconds_per_gb=0.0)
+    reader.limits = ReadLimits(seconds=1e-6, seconds_per_gb=0.0)
     with pytest.raises(InputError) as caught:
         index(reader, studies / "good", studies)
 

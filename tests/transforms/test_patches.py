@@ -180,8 +180,13 @@ def test_another_process_need_not_compile_the_loop_again():
         centre=np.full(3, 1.5), patch_size=(2, 2, 2), outside_label=0,
     )  # fmt: skip
 
+    # From where this package lies: the working directory may hold another copy of it.
     found = subprocess.run(
-        [sys.executable, "-c", ANOTHER_PROCESS], capture_output=True, text=True, check=True
+        [sys.executable, "-c", ANOTHER_PROCESS],
+        cwd=Path(medseg.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     assert found.stdout.split() == ["1", "0"]
