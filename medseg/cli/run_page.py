@@ -223,13 +223,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _brief(value: Any) -> str:
-    text = (
-        "null"
-        if value is None
-        else json.dumps(value)
-        if not isinstance(value, str)
-        else value or '""'
-    )
+    text = value or '""' if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."
 
 

@@ -22,6 +22,8 @@ MANY = 20
 SAME_SCORE = 1e-3
 SAME_MASK = 0.01
 """Share of an object's voxels in which its mask may differ; one voxel always may."""
+MAX_OBJECTS = 100
+MIN_SCORE = 0.05
 
 
 def require_same_objects(
@@ -58,10 +60,6 @@ def require_same_objects(
     one_each = 2 / count if count >= MANY else 0.0
     parity.require(name, max_changed=max(MAX_MISSED, one_each))
     return parity
-
-
-MAX_OBJECTS = 100
-MIN_SCORE = 0.05
 
 
 def num_unpaired(one: Detections, other: Detections, shape: Sequence[int]) -> int:

@@ -8,7 +8,6 @@ the network's own `detect` and `semantic_logits`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from medseg.bundle import ModelBundle
 from medseg.core.errors import BundleError
 from medseg.inference.exported_networks import ExportedNetwork
-from medseg.models.detection.objects import Detections, Detector, Output
+from medseg.models.detection.objects import Detector, Output
 from medseg.models.detection.outputs import nested
 
 
@@ -40,7 +39,8 @@ def sole_network(bundle: ModelBundle) -> nn.Module:
 
 
 class ExportedDetector:
-    """A detector that takes images up to the extents of a patch, one at a time, on the CPU.
+    """A detector that takes images up to the extents of a patch, one at a time, on the CPU; its
+    `detect` and `semantic_logits` are the network's own.
 
     Args:
         exported: computes the maps.
@@ -51,9 +51,11 @@ class ExportedDetector:
     def __init__(
         self, exported: ExportedNetwork, network: nn.Module, *, patch_size: tuple[int, ...]
     ) -> None:
+        detector = cast(Detector, network)
         self.precision = exported.precision
+        self.detect = detector.detect
+        self.semantic_logits = detector.semantic_logits
         self._exported = exported
-        self._network = cast(Detector, network)
         self._patch_size = patch_size
 
     def __call__(self, image: Tensor) -> dict[str, Output]:
@@ -64,20 +66,3 @@ class ExportedDetector:
         found = self._exported(F.pad(image, sides))
         # Copies, since a runtime may use its memory again.
         return nested({name: torch.from_numpy(np.array(part)) for name, part in found.items()})
-
-    def detect(
-        self,
-        outputs: dict[str, Output],
-        *,
-        shape: Sequence[int],
-        max_objects: int = 1000,
-        min_score: float = 0.05,
-    ) -> list[Detections]:
-        """As the network's own."""
-        return self._network.detect(
-            outputs, shape=shape, max_objects=max_objects, min_score=min_score
-        )
-
-    def semantic_logits(self, outputs: dict[str, Output], *, shape: Sequence[int]) -> Tensor | None:
-        """As the network's own."""
-        return self._network.semantic_logits(outputs, shape=shape)

@@ -22,9 +22,7 @@ from medseg.services.holding import Holding
 from medseg.services.intake import forget_unpacked, look_into, recipes_of, series_in
 from medseg.services.jobs import Job, LeaseLostError, job_key
 from medseg.services.local_disk import free_bytes, is_full
-from medseg.services.models import (
-    LoadedModel,
-)
+from medseg.services.models import LoadedModel
 from medseg.services.publish import publish, sweep
 from medseg.services.ranges import require_above_zero, require_not_negative
 from medseg.services.reader import Reader, ReadLimits

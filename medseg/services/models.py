@@ -18,8 +18,7 @@ from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
 from medseg.core.protocols import Predictor, Writer
 from medseg.dicom.deidentify import BasicProfile
-from medseg.inference.algorithm import ClassicalAlgorithm
-from medseg.inference.algorithm import build_writers as writers_told
+from medseg.inference.algorithm import Algorithm, ClassicalAlgorithm, build_writers
 from medseg.inference.bundle_predictor import predictor_of, require_use_for
 from medseg.inference.cases import Segmented, segment, unexpected_error
 from medseg.inference.ensemble import load_bundles
@@ -109,7 +108,7 @@ class LoadedModel:
     @property
     def writers(self) -> Sequence[Writer]:
         if self._writers is None:
-            self._writers = build_writers(self.recipe)
+            self._writers = build_writers(self.recipe.output, _algorithm(self.recipe))
         return self._writers
 
     @property
@@ -209,12 +208,12 @@ def _check_ways_out(output: Mapping[str, Any], deidentify: Mapping[str, Any] | N
         profile.load_key()  # told of now rather than with the first result
 
 
-def build_writers(recipe: ModelRecipe) -> list[Writer]:
-    """One writer for each output; those that name the algorithm are told the bundle or method."""
+def _algorithm(recipe: ModelRecipe) -> Algorithm:
+    """The bundle or the method that results are labelled with."""
     if recipe.baseline:
         baseline: Baseline = build(recipe.baseline)
-        return writers_told(recipe.output, ClassicalAlgorithm(baseline.name))
-    return writers_told(recipe.output, load_bundles(recipe.bundle))
+        return ClassicalAlgorithm(baseline.name)
+    return load_bundles(recipe.bundle)
 
 
 def _free_memory() -> None:

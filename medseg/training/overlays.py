@@ -68,7 +68,10 @@ def contour_overview(
                 inside = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
                 pixels[inside & ~ndimage.binary_erosion(inside, iterations=2)] = colour
         tiles.append(pixels)
-    return _joined(tiles, labels, has_prediction=prediction is not None)
+    names = [(label.name, label.rgb) for label in labels.foreground]
+    if prediction is not None:
+        names.insert(0, ("reference", own))
+    return _joined(tiles, names)
 
 
 def reference_rgb(labels: LabelSet) -> tuple[int, int, int]:
@@ -80,9 +83,9 @@ def reference_rgb(labels: LabelSet) -> tuple[int, int, int]:
 
 
 def _joined(
-    tiles: list[NDArray[np.uint8]], labels: LabelSet, *, has_prediction: bool
+    tiles: list[NDArray[np.uint8]], names: list[tuple[str, tuple[int, int, int]]]
 ) -> NDArray[np.uint8]:
-    """Tiles side by side below a line of names."""
+    """Tiles side by side below a line of names, each in its colour."""
     width = sum(tile.shape[1] for tile in tiles)
     height = max(tile.shape[0] for tile in tiles)
     canvas = Image.new("RGB", (width, height + _HEADER), _GROUND)
@@ -92,8 +95,7 @@ def _joined(
         left += tile.shape[1]
     draw = ImageDraw.Draw(canvas)
     x = 4
-    names = [("reference", reference_rgb(labels))] if has_prediction else []
-    for name, colour in [*names, *((label.name, label.rgb) for label in labels.foreground)]:
+    for name, colour in names:
         draw.text((x, 3), name.encode("ascii", "replace").decode(), fill=colour)
         x += 6 * len(name) + 12
     return np.asarray(canvas)

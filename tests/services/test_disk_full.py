@@ -20,7 +20,7 @@ from medseg.services.intake import receive_studies
 from medseg.services.jobs import Job, LedgerError, NewJob, job_key
 from medseg.services.ledger import Ledger
 from medseg.services.local_disk import is_full
-from medseg.services.models import build_writers
+from medseg.services.models import LoadedModel
 from medseg.services.publish import is_intact, publish
 from medseg.services.reader import Reader, ReadLimits
 from medseg.services.workplace import Workplace
@@ -73,9 +73,8 @@ def test_results_are_written_whole_or_not_at_all_wherever_the_room_ends(
     made = Threshold().predict(Case("x", lambda: image))
     nifti = {"nifti": {"_target_": "medseg.writers.nifti.NiftiWriter"}}
     model = recipe(bundle)
-    writers = build_writers(model) + build_writers(
-        type(model)(**{**model.__dict__, "output": nifti})
-    )
+    in_nifti = type(model)(**{**model.__dict__, "output": nifti})
+    writers = [*LoadedModel(model).writers, *LoadedModel(in_nifti).writers]
     job = Job(
         1,
         "k",
