@@ -20,7 +20,7 @@ from medseg.core.errors import ConfigError, MedsegError
 from medseg.services.figures import figures, prometheus
 from medseg.services.ledger import Ledger
 from medseg.services.overlays import Overlays
-from medseg.services.status_page import PAGE, SCRIPT, STYLE
+from medseg.services.status_page import ICON, PAGE, SCRIPT, STYLE
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class HealthServer:
             return 200, "application/json", json.dumps(self._status()).encode()
         pages = {
             "/": ("text/html; charset=utf-8", PAGE),
+            "/status.svg": ("image/svg+xml", ICON),
             "/status.css": ("text/css; charset=utf-8", STYLE),
             "/status.js": ("text/javascript; charset=utf-8", SCRIPT),
         }

@@ -9,6 +9,7 @@ PAGE = """\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>medseg</title>
+<link rel="icon" href="/status.svg">
 <link rel="stylesheet" href="/status.css">
 <script src="/status.js" defer></script>
 </head>
@@ -38,6 +39,12 @@ table { border-collapse: collapse; } caption { text-align: left; color: #555; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #ccc; }
 td { text-align: right; font-variant-numeric: tabular-nums; }
 #overlays img { max-width: 100%; margin: .3rem 0; display: block; background: #000; }
+"""
+
+ICON = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
+<circle cx="8" cy="8" r="7" fill="#0b6b74"/><circle cx="9.5" cy="9" r="3" fill="#fff"/>
+</svg>
 """
 
 SCRIPT = """\
