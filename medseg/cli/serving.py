@@ -53,6 +53,7 @@ def recipes_of(cfg: DictConfig) -> dict[str, ModelRecipe]:
             rule=_rule(rule, where),
             inference=_plain(cfg.inference),
             postprocess=_plain(cfg.postprocess),
+            objects=_plain(cfg.objects),
             output=_plain(cfg.output),
             deidentify=_plain(cfg.deidentify),
             device=cfg.device,

@@ -40,7 +40,7 @@ def predictor_of(
         return EnsemblePredictor(
             bundle, inference=inference, postprocess=postprocess, device=device
         )
-    if bundle.task_kind == "label_map":
+    if not finds_objects(bundle):
         return NetworkPredictor(bundle, inference=inference, postprocess=postprocess, device=device)
     return ObjectPredictor(
         bundle,
@@ -51,13 +51,18 @@ def predictor_of(
     )
 
 
+def finds_objects(bundle: ModelBundle | BundleGroup) -> bool:
+    """Whether its results are objects; those of several bundles together never are."""
+    return isinstance(bundle, ModelBundle) and bundle.task_kind != "label_map"
+
+
 def require_use_for(bundle: ModelBundle | BundleGroup, inference: SlidingWindow) -> None:
     """Raises an error for an option that the bundle's networks cannot be run with.
 
     Raises:
         ConfigError: the first such option.
     """
-    if isinstance(bundle, BundleGroup) or bundle.task_kind == "label_map":
+    if not finds_objects(bundle):
         return
     if inference.tta != "none":
         raise ConfigError(

@@ -19,7 +19,7 @@ from medseg.core.identity import Case
 from medseg.core.protocols import Predictor, Writer
 from medseg.dicom.deidentify import BasicProfile
 from medseg.inference.algorithm import Algorithm, ClassicalAlgorithm, build_writers
-from medseg.inference.bundle_predictor import predictor_of, require_use_for
+from medseg.inference.bundle_predictor import finds_objects, predictor_of, require_use_for
 from medseg.inference.cases import Segmented, segment, unexpected_error
 from medseg.inference.ensemble import load_bundles
 from medseg.services.jobs import job_key
@@ -41,6 +41,7 @@ class ModelRecipe:
             options.
         rule: which series it is for.
         inference, postprocess: nodes of the configuration; empty for what the bundle says.
+        objects: node of how objects are found; empty for bundles that find none.
         output: nodes of the writers by name.
         deidentify: node of the profile that results go out under; empty for none.
         device: "cpu" or "cuda"; None takes a GPU where there is one.
@@ -53,6 +54,7 @@ class ModelRecipe:
     rule: SeriesRule = field(default_factory=SeriesRule)
     inference: Mapping[str, Any] = field(default_factory=dict)
     postprocess: Mapping[str, Any] = field(default_factory=dict)
+    objects: Mapping[str, Any] = field(default_factory=dict)
     output: Mapping[str, Any] = field(default_factory=dict)
     deidentify: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
@@ -61,8 +63,8 @@ class ModelRecipe:
     @property
     def config_hash(self) -> str:
         """Of the options that decide what a result looks like."""
-        profile = [self.deidentify] if self.deidentify else []
-        return job_key(self.inference, self.postprocess, self.output, *profile)
+        further = [node for node in (self.objects, self.deidentify) if node]
+        return job_key(self.inference, self.postprocess, self.output, *further)
 
 
 def build_network_predictor(recipe: ModelRecipe, options: Mapping[str, Any]) -> Predictor:
@@ -84,8 +86,13 @@ def build_network_predictor(recipe: ModelRecipe, options: Mapping[str, Any]) -> 
         )
     device = options.get("device", recipe.device)
     inference = build({**recipe.inference, **options.get("inference", {})})
-    postprocess = build(recipe.postprocess)
-    return predictor_of(bundle, inference=inference, postprocess=postprocess, device=device)
+    return predictor_of(
+        bundle,
+        inference=inference,
+        postprocess=build(recipe.postprocess),
+        objects=build(recipe.objects) if recipe.objects else None,
+        device=device,
+    )
 
 
 class LoadedModel:
@@ -163,6 +170,7 @@ def recipe_of(
     inference: Mapping[str, Any],
     postprocess: Mapping[str, Any],
     output: Mapping[str, Any],
+    objects: Mapping[str, Any] | None = None,
     deidentify: Mapping[str, Any] | None = None,
     device: str | None = None,
 ) -> ModelRecipe:
@@ -178,7 +186,16 @@ def recipe_of(
     if inference:
         require_use_for(loaded, build(inference))
     return ModelRecipe(
-        name, bundle, loaded.sha256, rule, inference, postprocess, output, deidentify or {}, device
+        name,
+        bundle,
+        loaded.sha256,
+        rule,
+        inference=inference,
+        postprocess=postprocess,
+        objects=(objects or {}) if finds_objects(loaded) else {},
+        output=output,
+        deidentify=deidentify or {},
+        device=device,
     )
 
 

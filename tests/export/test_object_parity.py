@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from learning_cases import small_plan
-from network_options import DETECTORS, accepted, node_of
+from detector_bundles import SIZES, detector_bundle
+from network_options import DETECTORS
 
 from medseg.bundle import ModelBundle
-from medseg.config.build import build
 from medseg.core.errors import BundleError, ConfigError, MedsegError
 from medseg.core.geometry import Geometry
-from medseg.core.labels import LabelSet
 from medseg.core.segmentation import InstanceSet
 from medseg.core.volume import Volume
 from medseg.export.object_parity import num_unpaired, require_same_objects
@@ -22,13 +18,6 @@ from medseg.export.write import export_bundle
 from medseg.inference.object_predictor import ObjectPredictor
 from medseg.inference.object_windows import ObjectWindows
 from medseg.models.detection.objects import Detections, boxes_of
-
-LABELS = LabelSet.from_mapping(
-    {"background": 0, "cell": {"id": 1, "thing": True}, "stroma": {"id": 2, "thing": True}}
-)
-SIZES = {2: (32, 48), 3: (16, 24, 16)}
-SMALL = {"pyramid_channels": 8, "mask_layers": 1, "max_proposals": 50, "num_queries": 6,
-         "num_layers": 3, "base_channels": 4, "depth": 18, "strides": [1, 2, 2, 2]}  # fmt: skip
 
 
 def detections(*places, scores=None, classes=None):
@@ -105,37 +94,6 @@ def test_an_export_that_finds_others_is_refused(other):
     with pytest.raises(MedsegError, match="deviates from PyTorch") as caught:
         require_same_objects("onnx", other, wanted, patches)
     assert caught.value.code == "E_EXPORT"
-
-
-def detector_bundle(folder: Path, name: str, dims: int, *, folds: int = 1) -> ModelBundle:
-    """A small detector with random weights, in a bundle."""
-    target = node_of(name)["_target_"]
-    options = {
-        "in_channels": 1,
-        "spatial_dims": dims,
-        **{key: value for key, value in SMALL.items() if key in accepted(name)},
-        "object_sizes": [[8.0] * dims],
-    }
-    torch.manual_seed(0)
-    network = build({"_target_": target, **options}, out_channels=len(LABELS))
-    return ModelBundle.write(
-        folder,
-        weights={f"fold_{n}": network.state_dict() for n in range(folds)},
-        plan=small_plan(
-            spatial_dims=dims,
-            spacing_mm=(1.0, 1.0, 1.0),
-            patch_size=SIZES[dims],
-            strides=((1,) * dims, *((2,) * dims,) * 3),
-            kernel_sizes=((3,) * dims,) * 4,
-        ),
-        labels=LABELS,
-        config={},
-        card={
-            "name": name,
-            "task": "panoptic" if name == "panoptic_fpn" else "instances",
-            "network": {"class": target, "options": options},
-        },
-    )
 
 
 def picture(dims: int) -> Volume:
