@@ -19,6 +19,10 @@ MAX_EXTENT = 1024
 take AdamW's steps: the time of orthogonalising grows with the cube of the smaller side and would
 exceed that of everything else.
 """
+MAX_LINEAR_EXTENT = 256
+"""The same for linear layers: a transformer of 384 to 768 features has a few dozen tokens in a
+patch, and orthogonalising took four fifths of a step of UNETR.
+"""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration X <- aX + b(XX')X + c(XX')^2 X (Jordan et al. 2024)."""
 NUM_ITERATIONS = 5
@@ -30,7 +34,8 @@ class Muon(torch.optim.Optimizer):
     A convolution weight (out, in, *kernel) counts as a matrix (out, in * kernel); its Nesterov
     momentum is replaced by the nearest matrix with equal singular values, so that rare directions
     move as far as common ones. Biases, normalisation, weights with fewer than MIN_CHANNELS
-    channels on a side and matrices above MAX_EXTENT are updated by AdamW.
+    channels on a side, matrices above MAX_EXTENT and linear layers above MAX_LINEAR_EXTENT are
+    updated by AdamW.
 
     Args:
         params: of the network.
@@ -146,4 +151,5 @@ def _is_matrix(parameter: Tensor) -> bool:
     if parameter.ndim < 2 or min(parameter.shape[:2]) < MIN_CHANNELS:
         return False
     rows = parameter.shape[0]
-    return min(rows, parameter.numel() // rows) <= MAX_EXTENT
+    limit = MAX_LINEAR_EXTENT if parameter.ndim == 2 else MAX_EXTENT
+    return min(rows, parameter.numel() // rows) <= limit

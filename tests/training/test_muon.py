@@ -61,12 +61,13 @@ def test_weights_of_many_channels_are_orthogonalised_and_the_rest_is_not():
 
 
 def test_matrices_that_would_take_longer_than_the_network_are_not_orthogonalised():
-    wide, large = nn.Conv2d(64, 1024, 3), nn.Conv2d(256, 1025, 3)
+    kept = [nn.Conv2d(64, 1024, 3), nn.Linear(1024, 256)]
+    left = [nn.Conv2d(256, 1025, 3), nn.Linear(1024, 257)]
 
-    groups = Muon([wide.weight, large.weight]).param_groups
+    groups = Muon([layer.weight for layer in kept + left]).param_groups
 
-    assert [len(group["params"]) for group in groups] == [1, 1]
-    assert groups[0]["params"][0] is wide.weight
+    assert [p.shape for p in groups[0]["params"]] == [layer.weight.shape for layer in kept]
+    assert [p.shape for p in groups[1]["params"]] == [layer.weight.shape for layer in left]
 
 
 def test_the_part_without_matrices_equals_adamw():
