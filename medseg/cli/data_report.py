@@ -64,7 +64,7 @@ def _case_findings(source: Source, labels: LabelSet | None) -> list[Finding]:
     findings = [
         Finding(
             "cases",
-            f"{len(cases)} of {patients} patients; {with_reference} with a reference, "
+            f"{len(cases)}, of {patients} patients; {with_reference} with a reference, "
             f"{held_out} held out",
         )
     ]

@@ -91,3 +91,12 @@ class ChoosesResults(Protocol):
 
     @property
     def takes(self) -> tuple[ResultKind, ...]: ...
+
+
+@runtime_checkable
+class ChecksCases(Protocol):
+    """A writer that cannot write for every case, and can tell before anything is segmented."""
+
+    def check(self, case: Case) -> None:
+        """Raises an OutputError for a case that nothing can be written for."""
+        ...

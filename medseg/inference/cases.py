@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.identity import Case
-from medseg.core.protocols import ChoosesResults, Predictor, ResultKind, Writer
+from medseg.core.protocols import ChecksCases, ChoosesResults, Predictor, ResultKind, Writer
 from medseg.core.segmentation import (
     LabelMap,
     ProbabilityMap,
@@ -95,7 +95,7 @@ def predict_cases(
                 on_done(outcomes[-1])
 
     with ThreadPoolExecutor(1, "writing") as pool:
-        for case, prepared in _prepared(predictor, cases, overlaps=overlaps):
+        for case, prepared in _prepared(predictor, cases, writers, overlaps=overlaps):
             start = time.monotonic()
             segmented = (
                 prepared
@@ -126,7 +126,12 @@ def with_image(case: Case, image: Volume) -> Case:
 
 
 def segment(predictor: Predictor, case: Case, *, writers: Sequence[Writer]) -> Segmented:
-    """What the writers need of a case, from one run of the predictor."""
+    """What the writers need of a case, from one run of the predictor.
+
+    Raises:
+        OutputError: a writer cannot write for this case.
+    """
+    _check_writers(case, writers)
     if isinstance(predictor, PreparesImages):
         prepared = predictor.prepare(case.read_image())
         return predictor.segment_prepared(prepared, wants=_wanted(writers))
@@ -195,6 +200,12 @@ def _wanted(writers: Sequence[Writer]) -> frozenset[ResultKind]:
     return frozenset(kind for writer in writers for kind in _taken(writer))
 
 
+def _check_writers(case: Case, writers: Sequence[Writer]) -> None:
+    for writer in writers:
+        if isinstance(writer, ChecksCases):
+            writer.check(case)
+
+
 def _require_no_uncertainty(writers: Sequence[Writer]) -> None:
     if "uncertainty" in _wanted(writers):
         raise ConfigError(
@@ -245,13 +256,14 @@ def _guarded(case: Case, work: Callable[[], T]) -> T | MedsegError:
 
 
 def _prepared(
-    predictor: Predictor, cases: Sequence[Case], *, overlaps: bool
+    predictor: Predictor, cases: Sequence[Case], writers: Sequence[Writer], *, overlaps: bool
 ) -> Iterator[tuple[Case, Any]]:
     """Each case with its image, prepared if the predictor does that, or with the error that kept it
-    from being read.
+    from being read or its result from being written.
     """
 
     def load(case: Case) -> Any:
+        _check_writers(case, writers)
         image = case.read_image()
         return predictor.prepare(image) if isinstance(predictor, PreparesImages) else image
 

@@ -72,6 +72,10 @@ class DicomSegWriter:
         is_fractional = self.segmentation_type == "FRACTIONAL"
         return ("probabilities",) if is_fractional else ("label_map", "instances")
 
+    def check(self, case: Case) -> None:
+        """Raises an OutputError if the case does not come from DICOM."""
+        source_of(case, writer="DICOM-SEG")
+
     def write(self, result: Result, case: Case, *, folder: Path) -> list[Path]:
         path = output_path(folder, case, ".dcm")
         assert not isinstance(result, UncertaintyMap)  # which this takes none of

@@ -103,6 +103,10 @@ class DicomSrWriter:
     def takes(self) -> tuple[ResultKind, ...]:
         return ("label_map", "instances")
 
+    def check(self, case: Case) -> None:
+        """Raises an OutputError if the case does not come from DICOM."""
+        source_of(case, writer="DICOM-SR")
+
     def write(self, result: Result, case: Case, *, folder: Path) -> list[Path]:
         path = output_path(folder, case, "_sr.dcm")
         assert not isinstance(result, UncertaintyMap)  # which this takes none of

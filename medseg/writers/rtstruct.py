@@ -52,6 +52,10 @@ class RtStructWriter:
     bundle_sha256: str = ""
     uid_root: str = UUID_ROOT
 
+    def check(self, case: Case) -> None:
+        """Raises an OutputError if the case does not come from DICOM."""
+        source_of(case, writer="RTSTRUCT")
+
     def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]:
         path = output_path(folder, case, "_rtstruct.dcm")
         write_rtstruct(

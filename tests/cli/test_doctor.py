@@ -111,7 +111,7 @@ def test_every_bad_case_of_a_folder_is_named_and_ends_with_1(decathlon, capsys):
     assert main(["doctor", f"source.folder={decathlon}"]) == 1
 
     out = " ".join(capsys.readouterr().out.split())
-    assert "3 of 3 patients; 3 with a reference" in out
+    assert "3, of 3 patients; 3 with a reference" in out
     assert "background, spot" in out
     assert "1 problem: b: " in out
     assert "labelsTr/b.nii.gz: holds 9, but the labels are 0 background, 1 spot" in out

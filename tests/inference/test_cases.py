@@ -10,6 +10,7 @@ from medseg.core.errors import InputError, MedsegError, OutputError
 from medseg.core.identity import Case
 from medseg.core.segmentation import LabelMap
 from medseg.inference.cases import Segmented, predict_cases
+from medseg.writers.dicom_seg import DicomSegWriter
 
 
 class Threshold:
@@ -123,6 +124,17 @@ def test_a_case_that_fails_does_not_stop_the_others(tmp_path, place, failure, co
     assert second.error.code == code
     assert message in str(second.error)
     assert "LEAK" not in str(second.error)
+
+
+def test_a_case_that_a_writer_cannot_write_is_told_of_before_it_is_segmented(tmp_path):
+    unused = Threshold({"case_0": AssertionError("was segmented")})
+
+    (outcome,) = predict_cases(
+        unused, cases(1), writers=[Notes(), DicomSegWriter()], folder=tmp_path / "out"
+    )
+
+    assert outcome.error.what.startswith("is no DICOM series")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_is_told_for_each_case(tmp_path):
