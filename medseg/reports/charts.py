@@ -12,8 +12,8 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 560, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 12, 14, 40
+WIDTH, HEIGHT = 420, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 14, 40
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def _frame(y: Axis, title: str, *, power: bool = False) -> str:
     middle = (y.start + y.stop) / 2
     parts.append(
         f'<text class="axis" transform="translate(12 {middle:.0f}) rotate(-90)" '
-        f'text-anchor="middle">{escape(title)}</text>'
+        f'text-anchor="middle">{escape(_short(title, y.start - y.stop))}</text>'
     )
     return "".join(parts)
 

@@ -244,7 +244,7 @@ def _all_cases(study: Study, folder: Path) -> str:
                     page.cell(score.assd_mm, digits=2, key=f"{place}/assd_mm"),
                     page.cell(score.reference_ml, digits=2, key=f"{place}/reference_ml"),
                     page.cell(score.prediction_ml, digits=2, key=f"{place}/prediction_ml"),
-                    f"<td class=text>{_case_links(study, model, case, folder)}</td>",
+                    f'<td class="text short">{_case_links(study, model, case, folder)}</td>',
                 ]
                 rows.append(row)
     head = [
@@ -253,9 +253,7 @@ def _all_cases(study: Study, folder: Path) -> str:
     ]  # fmt: skip
     if len(study.models) > 1:
         head.insert(1, "model")
-    return page.table(
-        head, rows, caption="Click a heading to sort", is_sortable=True, is_tall=True, num_texts=3
-    )
+    return page.table(head, rows, caption="Click a heading to sort", is_sortable=True, is_tall=True)
 
 
 def _case_links(study: Study, model: str, case: str, folder: Path) -> str:

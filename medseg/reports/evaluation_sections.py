@@ -58,7 +58,6 @@ def metrics_section(study: Study) -> Section:
         [*head, *(name for _, name, _, _ in _METRICS)],
         rows,
         caption=f"Mean over the cases, with its {confidence:.0%} bootstrap interval",
-        num_texts=len(head) - 1,
     )
     return Section("metrics", "Metrics", body)
 
@@ -108,7 +107,6 @@ def comparison_section(study: Study) -> Section:
         caption="Same cases, paired: mean difference with its bootstrap interval, and Wilcoxon's "
         "signed-rank test",
         is_sortable=True,
-        num_texts=4,
     )  # fmt: skip
     note = page.paragraph(
         "p (Holm) is adjusted for the number of rows. A small p says that one is better more "
@@ -196,7 +194,6 @@ def agreement_section(study: Study) -> Section:
             rows,
             caption="Prediction minus reference, with limits of agreement (1.96 standard "
             "deviations)",
-            num_texts=2,
         )  # fmt: skip
     return Section("agreement", "Agreement of volumes", body)
 
@@ -233,7 +230,6 @@ def groups_section(study: Study) -> Section:
         rows,
         caption="Mean with its bootstrap interval; few cases make wide intervals",
         is_tall=len(rows) > 20,
-        num_texts=4,
     )
     return Section("groups", "Subgroups", body)
 

@@ -96,6 +96,7 @@
         this.draw();
       }, { passive: false });
       this.canvas.addEventListener("pointerdown", (event) => this.point(event));
+      this.canvas.addEventListener("click", () => this.slider.focus({ preventScroll: true }));
     }
 
     index(slice, x, y) {

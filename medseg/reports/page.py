@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,7 +14,7 @@ from typing import Any
 # Scripts and styles are those of this page alone, and nothing is ever fetched.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _LONGEST_WORD = 24
-"""Letters; longer words, such as paths, are broken anywhere."""
+"""Letters; longer words, such as paths, may be broken, and shorter texts never are."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,6 @@ def table(
     caption: str = "",
     is_sortable: bool = False,
     is_tall: bool = False,
-    num_texts: int = 1,
 ) -> str:
     """A table of cells made by `cell`, `text` and `heading`; it scrolls where it is too wide.
 
@@ -90,12 +90,11 @@ def table(
         caption: plain text above.
         is_sortable: titles are buttons that sort.
         is_tall: scroll many rows within a frame.
-        num_texts: first columns that hold text.
     """
+    first = rows[0] if rows else [""] * len(head)
     titles = "".join(
-        f'<th scope="col"{" class=" + chr(34) + "text" + chr(34) if n < num_texts else ""}>'
-        f"{escape(title)}</th>"
-        for n, title in enumerate(head)
+        f'<th scope="col"{_class_of_title(cell)}>{escape(title)}</th>'
+        for title, cell in zip(head, first, strict=True)
     )
     lines = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
     about = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -139,12 +138,35 @@ def count(value: int) -> str:
 
 
 def text(value: str) -> str:
-    is_long = any(len(word) > _LONGEST_WORD for word in value.split())
-    return f'<td class="text{" long" * is_long}">{escape(value)}</td>'
+    return f'<td class="text{_width(value)}">{_breakable(value)}</td>'
 
 
 def heading(value: str) -> str:
-    return f'<th scope="row">{escape(value)}</th>'
+    return f'<th scope="row" class="text{_width(value)}">{_breakable(value)}</th>'
+
+
+def _class_of_title(cell: str) -> str:
+    """Titles stand where the cells below them do: text on the left, numbers on the right."""
+    is_text = cell.startswith(("<th", '<td class="text'))
+    return ' class="text"' if is_text else ""
+
+
+def _width(value: str) -> str:
+    """Class of a cell: short text keeps to one line, long words are broken where needed."""
+    if len(value) <= _LONGEST_WORD:
+        return " short"
+    return " long" * _has_long_word(value)
+
+
+def _breakable(value: str) -> str:
+    """HTML of a text whose long words, such as paths, break behind their parts."""
+    if not _has_long_word(value):
+        return escape(value)
+    return re.sub(r"([./_])(?=[^\W\d]|\$)", r"\1<wbr>", escape(value))
+
+
+def _has_long_word(value: str) -> bool:
+    return any(len(word) > _LONGEST_WORD for word in value.split())
 
 
 def p_value(value: float) -> str:

@@ -194,7 +194,7 @@ def _gallery(pictures: Sequence[Picture]) -> str:
         )
         for picture in pictures
     )
-    return f'<div class="grid">{figures}</div>'
+    return f'<div class="grid gallery">{figures}</div>'
 
 
 def _plan(run: RunFacts) -> str:
@@ -203,7 +203,7 @@ def _plan(run: RunFacts) -> str:
         for name, value in run.plan.items()
         if name != "reasons" and value is not None
     ]
-    return page.table(["entry", "value", "reason"], rows, num_texts=3) if rows else ""
+    return page.table(["entry", "value", "reason"], rows) if rows else ""
 
 
 def _changes(run: RunFacts) -> str:
@@ -214,7 +214,7 @@ def _changes(run: RunFacts) -> str:
         for name, default, value in run.changes
     ]
     return page.table(
-        ["option", "default", "value"], rows, caption="What differs from the defaults", num_texts=3
+        ["option", "default", "value"], rows, caption="What differs from the defaults"
     )
 
 
@@ -229,7 +229,7 @@ def _data(run: RunFacts) -> str:
             ]
             for row in run.labels
         ]
-        parts.append(page.table(head, rows, num_texts=len(head)))
+        parts.append(page.table(head, rows))
     if run.montage:
         parts.append("<h3>Training cases with their references</h3>" + _gallery(run.montage))
     return "".join(parts)

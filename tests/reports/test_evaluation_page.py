@@ -11,7 +11,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from browser import Complaints, chromium, shown
+from browser import LOOKS, PATIENCE_MS, Complaints, chromium, faint, overflowing, shown
+from playwright.sync_api import Locator, Page, expect
 
 from medseg.cli.commands import main
 
@@ -213,19 +214,91 @@ def test_no_patient_is_named_on_the_page(tmp_path):
     assert packed == 1
 
 
+def open_cases(page: Page) -> Locator:
+    """The cases of a page, after all were scrolled to and have unpacked themselves."""
+    cases = page.locator(".case[data-case]")
+    for case in cases.all():
+        case.scroll_into_view_if_needed()
+    page.wait_for_function(
+        "[...document.querySelectorAll('.case')].every((c) => c.dataset.state === 'open')"
+    )
+    return cases
+
+
 @pytest.mark.slow
 def test_a_browser_shows_the_page_without_complaint(report):
     url = (report / "report.html").as_uri()
 
-    with chromium() as browser, shown(browser, url) as (page, complaints):
-        cases = page.locator(".case[data-case]")
-        assert cases.count() == 3
-        for case in cases.all():
-            case.scroll_into_view_if_needed()
-        page.wait_for_function(
-            "[...document.querySelectorAll('.case')].every((c) => c.dataset.state === 'open')"
-        )
+    with chromium() as browser:
+        for width, scheme in LOOKS:
+            with shown(browser, url, width=width, scheme=scheme) as (page, complaints):
+                cases = open_cases(page)
 
-        assert complaints == Complaints()
-        for text in cases.locator("output").all_inner_texts():
-            assert re.fullmatch(r"\d+ / \d+", text)
+                assert cases.count() == 3
+                for text in cases.locator("output").all_inner_texts():
+                    assert re.fullmatch(r"\d+ / \d+", text)
+                assert complaints == Complaints(), (width, scheme)
+                assert overflowing(page) == [], (width, scheme)
+                assert faint(page) == [], (width, scheme)
+
+
+@pytest.mark.slow
+def test_wheel_slider_and_keys_move_through_the_slices(report):
+    with chromium() as browser, shown(browser, (report / "report.html").as_uri()) as (page, said):
+        plane = open_cases(page).first.locator("[data-plane=transverse]")
+        canvas, slider, output = (plane.locator(name) for name in ("canvas", "input", "output"))
+
+        def seen() -> tuple[str, str]:
+            return output.inner_text(), canvas.evaluate("c => c.toDataURL()")
+
+        slider.fill("3")
+        before = seen()
+        assert before[0] == "4 / 10"
+
+        canvas.hover()
+        page.mouse.wheel(0, 100)
+        expect(output).to_have_text("5 / 10", timeout=PATIENCE_MS)
+        assert seen()[1] != before[1]
+
+        page.mouse.wheel(0, -100)
+        expect(output).to_have_text("4 / 10", timeout=PATIENCE_MS)
+        assert seen() == before
+
+        canvas.click()
+        page.keyboard.press("ArrowRight")
+        expect(output).to_have_text("5 / 10", timeout=PATIENCE_MS)
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        expect(output).to_have_text("3 / 10", timeout=PATIENCE_MS)
+        assert seen()[1] != before[1]
+        assert said == Complaints()
+
+
+@pytest.mark.slow
+def test_a_table_is_sorted_and_surfaces_are_turned_by_keyboard(report):
+    with chromium() as browser, shown(browser, (report / "report.html").as_uri()) as (page, said):
+        table = page.locator("table.sortable").last
+        button = table.get_by_role("button", name="Dice")
+        column = "rows => rows.map((row) => row.cells[4].dataset.value).filter((v) => v !== 'nan')"
+
+        def dice() -> list[float]:
+            return [float(value) for value in table.locator("tbody tr").evaluate_all(column)]
+
+        table.get_by_role("button").first.focus()
+        for _ in range(4):
+            page.keyboard.press("Tab")
+        expect(button).to_be_focused(timeout=PATIENCE_MS)
+        page.keyboard.press("Enter")
+        assert dice() == sorted(dice())
+        page.keyboard.press("Space")
+        assert dice() == sorted(dice(), reverse=True)
+        assert len(set(dice())) > 3
+
+        solid = open_cases(page).first.locator("[data-surfaces] canvas")
+        before = solid.evaluate("c => c.toDataURL()")
+        solid.focus()
+        page.keyboard.press("ArrowLeft")
+        assert solid.evaluate("c => c.toDataURL()") != before
+        page.keyboard.press("ArrowRight")
+        assert solid.evaluate("c => c.toDataURL()") == before
+        assert said == Complaints()
