@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -28,7 +29,7 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[pl.loggers.Logger]:
     if not cfg.logger:
         return []
     if str(cfg.logger._target_).endswith(".MLFlowLogger"):
-        _require_mlflow()
+        _prepare_mlflow()
     chosen: pl.loggers.Logger = build(cfg.logger)
     if isinstance(chosen, pl.loggers.TensorBoardLogger):
         return [chosen]
@@ -59,10 +60,12 @@ def _write_session(board: SummaryWriter, chosen: dict[str, object]) -> None:
         writer.add_summary(summary)
 
 
-def _require_mlflow() -> None:
+def _prepare_mlflow() -> None:
     if importlib.util.find_spec("mlflow") is None:
         raise ConfigError(
             "logger=mlflow",
             "needs the package 'mlflow-skinny', which is not installed",
             "install it with: pip install 'medseg[mlflow]'",
         )
+    # Read when it is imported, by the logger: without it MLflow reports its use to its makers.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

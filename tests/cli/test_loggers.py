@@ -1,8 +1,10 @@
 import importlib.util
+import os
 
 import lightning.pytorch as pl
 import pytest
 
+from medseg.cli import loggers
 from medseg.cli.loggers import build_loggers, log_hyperparameters
 from medseg.config.check import load_config
 from medseg.core.errors import ConfigError
@@ -12,8 +14,8 @@ def options(tmp_path, *chosen):
     return load_config("train", ["+experiment=liver", f"paths.runs={tmp_path}", *chosen])
 
 
-def kinds(loggers) -> list[str]:
-    return [type(logger).__name__ for logger in loggers]
+def kinds(built) -> list[str]:
+    return [type(logger).__name__ for logger in built]
 
 
 def test_tensorboard_is_written_beside_any_other_logger(tmp_path):
@@ -43,10 +45,27 @@ def test_tensorboard_finds_the_options_of_a_run_and_chooses_the_columns_itself(t
     assert "optimizer/lr: 0.01" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
-def test_without_its_package_mlflow_is_refused_with_the_extra_to_install(tmp_path):
+def test_without_its_package_mlflow_is_refused_with_the_extra_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
     with pytest.raises(ConfigError, match=r"logger=mlflow: needs the package 'mlflow-skinny'.*"):
         build_loggers(options(tmp_path, "logger=mlflow"), tmp_path)
+
+
+def test_mlflow_is_told_to_report_nothing_before_it_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "")
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")  # and restored to what it was after the test
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    told = []
+
+    def build(options):
+        told.append((options["_target_"], os.environ.get("MLFLOW_DISABLE_TELEMETRY")))
+        return pl.loggers.CSVLogger(str(tmp_path))
+
+    monkeypatch.setattr(loggers, "build", build)
+    build_loggers(options(tmp_path, "logger=mlflow"), tmp_path)
+
+    assert told == [("lightning.pytorch.loggers.MLFlowLogger", "true")]
 
 
 def test_mlflow_keeps_runs_in_a_file_beside_them(tmp_path):
