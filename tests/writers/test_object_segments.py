@@ -52,6 +52,21 @@ def test_each_object_is_a_tracked_segment(tmp_path):
     assert {segment.label.type.meaning for segment in found.segments} == {"Neoplasm"}
 
 
+def test_dcmqi_reads_every_object_whole_where_they_overlap(tmp_path):
+    result, case = lesions(tmp_path)
+
+    (path,) = DicomSegWriter().write(result, case, folder=tmp_path)
+
+    masks = dicom_objects.dcmqi_masks(path, tmp_path / "dcmqi", result.geometry)
+    first, second = np.zeros((2, *GRID.shape), np.bool_)
+    first[1:5, 2:6, 1:3] = True
+    second[4:9, 5:8, 2:5] = True
+    assert (first & second).any()
+    assert sorted(masks) == [1, 2]
+    assert np.array_equal(masks[1], first)
+    assert np.array_equal(masks[2], second)
+
+
 def test_each_object_is_a_group_of_measurements(tmp_path):
     result, case = lesions(tmp_path)
     (seg_path,) = DicomSegWriter().write(result, case, folder=tmp_path)
