@@ -168,6 +168,7 @@ HELP: dict[str, HelpText] = {
             ("service=NAME", "watch_folder, dicom_node or dicomweb"),
             ("destination=NAME", "none, dicom or dicomweb: where results are sent"),
             ("bundle=DIR", "folder of a trained model"),
+            ("baseline=NAME", "a classical method instead: otsu, kmeans, edges ..."),
             ("paths.ledger=FILE", "what became of each study; on a disk of this machine"),
             ("health_port=N", "of /healthz, /readyz, /metrics and the status page"),
         ),

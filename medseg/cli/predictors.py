@@ -19,9 +19,10 @@ from medseg.core.errors import ConfigError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.protocols import Predictor, Source
-from medseg.core.segmentation import InstanceSet, LabelMap, ProbabilityMap, class_map
+from medseg.core.segmentation import class_map
 from medseg.inference.algorithm import Algorithm, ClassicalAlgorithm
 from medseg.inference.bundle_predictor import predictor_of
+from medseg.inference.corrected import Corrected
 from medseg.inference.ensemble import load_bundles
 from medseg.inference.postprocess import Postprocess
 
@@ -41,26 +42,6 @@ class Chosen:
     algorithm: Algorithm
     notice: str = ""
     num_channels: int | None = None
-
-
-@dataclass(frozen=True)
-class CorrectedBaseline:
-    """A baseline whose label maps are post-processed as those of a network are, before they are
-    told apart.
-    """
-
-    baseline: Baseline
-    rules: Postprocess
-
-    def predict(self, case: Case) -> LabelMap | InstanceSet:
-        classes = self.baseline.predict_volume(case.read_image())
-        return self.baseline.told_apart(self.rules.apply(classes))
-
-    def predict_with_probabilities(
-        self, case: Case
-    ) -> tuple[LabelMap | InstanceSet, ProbabilityMap]:
-        result, shares = self.baseline.predict_with_probabilities(case)
-        return (self.rules.apply(result) if isinstance(result, LabelMap) else result), shares
 
 
 def choose_predictor(cfg: DictConfig) -> Chosen:
@@ -111,7 +92,8 @@ def _chosen_baseline(cfg: DictConfig) -> Chosen:
     rules: Postprocess | None = build(cfg.postprocess)
     if rules is None:
         return Chosen(lambda: baseline, algorithm)
-    return Chosen(lambda: CorrectedBaseline(baseline, rules), algorithm)
+    corrected = Corrected(baseline, rules)
+    return Chosen(lambda: corrected, algorithm)
 
 
 def _fitted(cfg: DictConfig, baseline: Baseline) -> FittedBaseline:

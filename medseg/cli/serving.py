@@ -37,7 +37,9 @@ def recipes_of(cfg: DictConfig) -> dict[str, ModelRecipe]:
     if baseline:
         return {"model": _baseline_recipe(cfg, baseline)}
     if not plain and cfg.bundle is None:
-        raise ConfigError("bundle", "no model is given", "set bundle=<folder> or models")
+        raise ConfigError(
+            "bundle", "no model is given", "set bundle=<folder>, baseline=<name> or models"
+        )
     entries = plain or {"model": {"bundle": cfg.bundle}}
     recipes = {}
     for name, entry in entries.items():
@@ -72,13 +74,12 @@ def _baseline_recipe(cfg: DictConfig, baseline: Mapping[str, Any]) -> ModelRecip
             "is given beside bundle or models",
             "leave one of them out: either segments by itself",
         )
-    if _plain(cfg.postprocess):
-        raise ConfigError(
-            "postprocess",
-            "is not applied to baselines by batch",
-            "leave it out, or use predict baseline=...",
-        )
-    return baseline_recipe(baseline, output=_plain(cfg.output), deidentify=_plain(cfg.deidentify))
+    return baseline_recipe(
+        baseline,
+        postprocess=_plain(cfg.postprocess),
+        output=_plain(cfg.output),
+        deidentify=_plain(cfg.deidentify),
+    )
 
 
 def work_folder(cfg: DictConfig) -> Path:

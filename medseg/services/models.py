@@ -21,7 +21,9 @@ from medseg.dicom.deidentify import BasicProfile
 from medseg.inference.algorithm import Algorithm, ClassicalAlgorithm, build_writers
 from medseg.inference.bundle_predictor import finds_objects, predictor_of, require_use_for
 from medseg.inference.cases import Segmented, segment, unexpected_error
+from medseg.inference.corrected import Corrected
 from medseg.inference.ensemble import load_bundles
+from medseg.inference.postprocess import Postprocess
 from medseg.services.jobs import job_key
 from medseg.services.rules import SeriesRule
 
@@ -75,7 +77,8 @@ def build_network_predictor(recipe: ModelRecipe, options: Mapping[str, Any]) -> 
     """
     if recipe.baseline:
         baseline: Baseline = build(recipe.baseline)
-        return baseline
+        rules: Postprocess | None = build(recipe.postprocess)
+        return baseline if rules is None else Corrected(baseline, rules)
     bundle = load_bundles(recipe.bundle)
     if bundle.sha256 != recipe.sha256:
         raise ConfigError(
@@ -202,18 +205,29 @@ def recipe_of(
 def baseline_recipe(
     baseline: Mapping[str, Any],
     *,
+    postprocess: Mapping[str, Any],
     output: Mapping[str, Any],
     deidentify: Mapping[str, Any] | None = None,
 ) -> ModelRecipe:
     """The recipe of a classical method, for every series.
 
     Raises:
-        ConfigError: there is no output, or no key to de-identify with.
+        ConfigError: there is no output, no key to de-identify with, or a rule of post-processing
+            that is for networks.
     """
     _check_ways_out(output, deidentify)
+    rules: Postprocess | None = build(postprocess)
+    if rules is not None:
+        Corrected(build(baseline), rules)
     sha256 = job_key("baseline", __version__, baseline)
     return ModelRecipe(
-        "model", "", sha256, output=output, deidentify=deidentify or {}, baseline=baseline
+        "model",
+        "",
+        sha256,
+        postprocess=postprocess,
+        output=output,
+        deidentify=deidentify or {},
+        baseline=baseline,
     )
 
 
