@@ -68,7 +68,7 @@ class Wanted:
 def assemble(
     streams: Sequence[LogitStream],
     *,
-    weights: Sequence[float],
+    weights: Tensor,
     measure: Measure,
     rule: LabelRule,
     own_rules: Sequence[LabelRule],
@@ -77,11 +77,12 @@ def assemble(
     """Maps of one bundle, or of the weighted mean of the probabilities of several.
 
     A class that is the likeliest in each bundle is so in their mean: probabilities are computed for
-    labels only where the bundles' labels differ. The same holds for each region.
+    labels only where the bundles' labels differ. The same holds for each region, but not for
+    classes that have weights of their own, whose probabilities are computed everywhere.
 
     Args:
         streams: of each bundle, all of the same shape.
-        weights: of each, 1 together.
+        weights: of each (rows), for all channels (one column) or for each; columns sum up to 1.
         measure: entropy of probabilities.
         rule: how mean log-odds (regions) or logarithms of probabilities become class numbers.
         own_rules: the same for the logits of each bundle.
@@ -90,6 +91,7 @@ def assemble(
     shape = streams[0].shape
     assert all(stream.shape == shape for stream in streams)
     maps = _empty_maps(shape, measure, rule, wanted)
+    everywhere = weights.shape[1] > 1 and not measure.labels.regions
     row = 0
     while row < shape[0]:
         stop = min(stream.reach(row) for stream in streams)
@@ -101,7 +103,7 @@ def assemble(
         if len(streams) > 1:
             for part in _parts(slice(row, stop), shape, 4):
                 inside = slice(part.start - row, part.stop - row)
-                differs = np.zeros(found[0][inside].shape, np.bool_)
+                differs = np.full(found[0][inside].shape, everywhere)
                 for other in found[1:]:
                     differs |= found[0][inside] != other[inside]
                 _decide(maps.labels[part], part.start, differs, streams, weights, measure, rule)
@@ -117,7 +119,7 @@ def _decide(
     first: int,
     differs: NDArray[np.bool_],
     streams: Sequence[LogitStream],
-    weights: Sequence[float],
+    weights: Tensor,
     measure: Measure,
     rule: LabelRule,
 ) -> None:
@@ -127,7 +129,8 @@ def _decide(
     for start in range(0, len(a), at_once):
         part = slice(start, start + at_once)
         places = (a[part] + first, b[part], c[part])
-        mean = _mean([stream.shares_at(places) for stream in streams], weights)
+        shares = [stream.shares_at(places) for stream in streams]
+        mean = _mean(shares, weights, measure, axis=0)
         odds = torch.logit(mean) if measure.labels.regions else mean.log()
         labels[a[part], b[part], c[part]] = rule(odds[None])[0].cpu().numpy()
 
@@ -136,13 +139,13 @@ def _measure_rows(
     maps: Maps,
     rows: slice,
     streams: Sequence[LogitStream],
-    weights: Sequence[float],
+    weights: Tensor,
     measure: Measure,
 ) -> None:
     """Fills all maps but the labels, which are there already."""
     has_regions = bool(measure.labels.regions)
     found = [stream.shares(rows) for stream in streams]
-    mean = _mean([shares for shares, _ in found], weights)
+    mean = _mean([shares for shares, _ in found], weights, measure, axis=1)
     if maps.shares is not None:
         offset = 1 if has_regions else 0
         maps.shares[offset:, rows] = mean.movedim(1, 0).cpu().numpy()
@@ -157,7 +160,7 @@ def _measure_rows(
     if maps.disagreement is not None:
         # Between the bundles, and on average within them: together what passes of all disagree by.
         spread = entropy
-        for (shares, inner), weight in zip(found, weights, strict=True):
+        for (shares, inner), weight in zip(found, weights.mean(1).tolist(), strict=True):
             spread = spread - weight * measure.entropy(shares)
             if inner is not None:
                 spread = spread + weight * inner
@@ -188,12 +191,17 @@ def _empty_maps(shape: tuple[int, ...], measure: Measure, rule: LabelRule, wante
     )
 
 
-def _mean(shares: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def _mean(shares: Sequence[Tensor], weights: Tensor, measure: Measure, *, axis: int) -> Tensor:
+    """The weighted mean, the channels along `axis`; probabilities of classes sum up to 1 again."""
     if len(shares) == 1:
         return shares[0]
-    mean = shares[0] * weights[0]
-    for part, weight in zip(shares[1:], weights[1:], strict=True):
+    first = shares[0]
+    columns = weights.to(first).view(len(weights), *[1] * axis, -1, *[1] * (first.ndim - axis - 1))
+    mean = first * columns[0]
+    for part, weight in zip(shares[1:], columns[1:], strict=True):
         mean += part.to(mean.device) * weight
+    if weights.shape[1] > 1 and not measure.labels.regions:
+        mean /= mean.sum(axis, keepdim=True)
     return mean
 
 

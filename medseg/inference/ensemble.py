@@ -144,7 +144,7 @@ class EnsemblePredictor:
         if any(own != common for own in rules):
             logger.warning("the bundles are post-processed differently: together they are not")
             common = Postprocess()
-        weights = shares_of(inference.weights, len(members))
+        weights = shares_of(inference.weights, len(members), num_channels=group.labels.num_outputs)
         self._joint = Joint(members, weights=weights, postprocess=common)
 
     def predict(self, case: Case) -> LabelMap:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medseg.core.errors import ConfigError
 from medseg.core.geometry import Geometry
@@ -23,6 +24,7 @@ from medseg.inference.cases import Segmented
 from medseg.inference.logit_stream import LogitStream
 from medseg.inference.memory import MemoryUse, Progress
 from medseg.inference.postprocess import Postprocess
+from medseg.inference.sliding_window import Weights
 from medseg.inference.tiling import Tiling
 from medseg.inference.uncertainty import Measure, expected_dice
 from medseg.inference.upsample import LabelRule
@@ -35,7 +37,7 @@ class Joint:
 
     Args:
         members: networks of each bundle.
-        weights: of the bundles, 1 together.
+        weights: of the bundles, as `shares_of` gives them.
         postprocess: thresholds and corrections of the common result.
     """
 
@@ -43,7 +45,7 @@ class Joint:
         self,
         members: Sequence[BundleNetworks],
         *,
-        weights: Sequence[float],
+        weights: Tensor,
         postprocess: Postprocess,
     ) -> None:
         self.members = members
@@ -262,18 +264,31 @@ def _axis_first(shape: Sequence[int], axis: int) -> tuple[int, ...]:
     return (shape[axis], *(n for a, n in enumerate(shape) if a != axis))
 
 
-def shares_of(weights: Sequence[float] | None, count: int) -> list[float]:
-    """The weights of so many bundles, 1 together; equal ones for None.
+def shares_of(weights: Weights | None, count: int, *, num_channels: int) -> Tensor:
+    """The weights of so many bundles, equal ones for None.
+
+    Args:
+        weights: one for each bundle, or a row for each with one for each channel.
+        count: of the bundles.
+        num_channels: of their logits.
+
+    Returns:
+        (count, 1) or (count, num_channels), float32; each column sums up to 1.
 
     Raises:
         ConfigError: there are more or fewer, or one is no positive number.
     """
     if weights is None:
-        return [1 / count] * count
-    if len(weights) != count or not all(isfinite(w) and w > 0 for w in weights):
+        return torch.full((count, 1), 1 / count)
+    rows = [[row] if isinstance(row, int | float) else list(row) for row in weights]
+    lengths = {len(row) for row in rows}
+    fits = len(rows) == count and lengths in ({1}, {num_channels})
+    if not fits or not all(isfinite(w) and w > 0 for row in rows for w in row):
         raise ConfigError(
             "inference.weights",
-            f"is {list(weights)} for {count} bundles",
-            "give one positive number for each bundle",
+            f"is {[row if len(row) > 1 else row[0] for row in rows]} for {count} bundles",
+            "give one positive number for each bundle, or a list for each with one number for "
+            f"each of its {num_channels} outputs",
         )
-    return [weight / sum(weights) for weight in weights]
+    given = torch.tensor(rows, dtype=torch.float64)
+    return (given / given.sum(0)).float()

@@ -78,7 +78,7 @@ class NetworkPredictor:
             device=self.device,
             precision=self.precision,
         )
-        weights = shares_of(self.inference.weights, 1)
+        weights = shares_of(self.inference.weights, 1, num_channels=bundle.labels.num_outputs)
         self._joint = Joint([self.networks], weights=weights, postprocess=self.postprocess)
 
     def predict(self, case: Case) -> LabelMap:

@@ -18,6 +18,7 @@ from medseg.inference.tiling import Tiling, tile
 from medseg.inference.uncertainty import Measure, PassMean
 
 Network = Callable[[Tensor], Tensor]
+Weights = Sequence[float] | Sequence[Sequence[float]]
 EngineName = Literal["torch", "onnx", "openvino", "openvino_int8", "auto"]
 
 
@@ -51,7 +52,9 @@ class SlidingWindow:
         memory_budget_gib: memory that the process may take; None takes what is free.
         skip_air: leave out windows of CT that show nothing but air and take them for background.
             Where such a window would have overlapped one that is computed, the latter alone counts.
-        weights: of the probabilities of each bundle where there are several; None for equal ones.
+        weights: of the probabilities of each bundle where there are several: a number for each, or
+            a list for each with a number for each class (background first) or region; None for
+            equal ones.
     """
 
     overlap: float = 0.5
@@ -62,7 +65,7 @@ class SlidingWindow:
     precision: Precision | None = None
     memory_budget_gib: float | None = None
     skip_air: bool = False
-    weights: Sequence[float] | None = None
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from learning_cases import case_of
@@ -52,3 +54,10 @@ def test_a_rule_for_probabilities_is_refused_before_any_study_is_taken(words):
 def test_without_any_model_the_ways_to_name_one_are_told():
     with pytest.raises(ConfigError, match="bundle=<folder>, baseline=<name> or models"):
         recipe(SERVE)
+
+
+@pytest.mark.parametrize("weights", ["[2,1]", "[[1,2,1],[1,1,3]]"])
+def test_weights_of_bundles_or_of_their_classes_are_options(weights):
+    words = ["bundle=[a,b]", "source.folder=images", f"inference.weights={weights}"]
+
+    assert load_config("predict", words).inference.weights == json.loads(weights)

@@ -111,8 +111,48 @@ def test_probabilities_of_different_plans_and_networks_are_averaged(tmp_path, vo
     assert label_map.geometry == volume.geometry
 
 
-def test_labels_alone_are_those_with_probabilities(tmp_path, volume):
-    ensemble = together([bundle(tmp_path / "a"), bundle(tmp_path / "b", seed=1, **FLAT)])
+def test_each_class_can_have_weights_of_its_own(tmp_path, volume):
+    bundles = [bundle(tmp_path / "a"), bundle(tmp_path / "b", seed=1, **FLAT)]
+    weights = [[1.0, 1.0, 4.0], [1.0, 3.0, 1.0]]
+
+    label_map, shares = together(
+        bundles, inference=SlidingWindow(weights=weights)
+    ).predict_with_probabilities(case_of(volume, None))
+
+    parts = [alone(one, volume).array for one in bundles]
+    tables = np.array(weights)[:, :, None, None, None] * parts
+    mean = tables.sum(0) / np.sum(weights, axis=0)[:, None, None, None]
+    mean /= mean.sum(0)
+    np.testing.assert_allclose(shares.array, mean, atol=1e-5)
+    first, second = np.sort(mean, axis=0)[[-1, -2]]
+    clear = first - second > 1e-5
+    assert np.array_equal(label_map.array[clear], mean.argmax(0)[clear])
+    # Some voxels get a class that both bundles find less likely than another one.
+    agreed = parts[0].argmax(0) == parts[1].argmax(0)
+    assert (mean.argmax(0) != parts[0].argmax(0))[agreed].any()
+
+
+def test_each_region_can_have_weights_of_its_own(tmp_path, volume):
+    bundles = [bundle(tmp_path / str(n), seed=n, labels=REGIONS) for n in range(2)]
+    weights = [[1.0, 4.0], [3.0, 1.0]]
+
+    label_map, _ = together(
+        bundles, inference=SlidingWindow(weights=weights)
+    ).predict_with_probabilities(case_of(volume, None))
+
+    parts = [alone(one, volume).array[1:] for one in bundles]
+    organ = (parts[0][0] + 3 * parts[1][0]) / 4
+    lesion = (4 * parts[0][1] + parts[1][1]) / 5
+    clear = (np.abs(organ - 0.5) > 1e-5) & (np.abs(lesion - 0.5) > 1e-5)
+    wanted = np.where(lesion > 0.5, 2, np.where(organ > 0.5, 1, 0))
+    assert len(np.unique(wanted)) == 3
+    assert np.array_equal(label_map.array[clear], wanted[clear])
+
+
+@pytest.mark.parametrize("weights", [None, [[1.0, 1.0, 4.0], [1.0, 3.0, 1.0]]])
+def test_labels_alone_are_those_with_probabilities(tmp_path, volume, weights):
+    bundles = [bundle(tmp_path / "a"), bundle(tmp_path / "b", seed=1, **FLAT)]
+    ensemble = together(bundles, inference=SlidingWindow(weights=weights))
     case = case_of(volume, None)
 
     assert np.array_equal(
@@ -222,7 +262,18 @@ def test_bundles_that_do_not_belong_together_are_refused(tmp_path, monkeypatch):
         assert remedy in caught.value.remedy
 
 
-@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, float("inf"))])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        (1.0,),
+        (1.0, 0.0),
+        (1.0, -1.0),
+        (1.0, float("inf")),
+        ((1.0, 1.0), (1.0, 1.0)),
+        ((1.0, 1.0, 1.0), (1.0,)),
+        ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0)),
+    ],
+)
 def test_weights_that_do_not_fit_the_bundles_are_refused(tmp_path, weights):
     bundles = [bundle(tmp_path / str(n), seed=n) for n in range(2)]
 
