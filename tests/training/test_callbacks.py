@@ -72,6 +72,16 @@ def test_pictures_of_the_first_validation_case_are_shown(events):
     assert names == ["step_0000010.png", "step_0000020.png"]
 
 
+def test_long_trainings_show_no_more_pictures(tmp_path):
+    board = RunBoard(spacing_mm=(1.0, 1.25, 2.0), folder=tmp_path / "samples", max_pictures=3)
+
+    fit_blocks(tmp_path, epochs=12, steps_per_epoch=1, callbacks=[board])
+
+    names = sorted(path.stem for path in (tmp_path / "samples").iterdir())
+    assert len(names) == 3
+    assert names[-1] == "step_0000012"
+
+
 def test_precision_is_drawn_against_recall_for_every_structure(events):
     for name in ("liver", "tumour"):
         first, last = events.Tensors(f"precision_recall/{name}")
