@@ -33,8 +33,9 @@ NUM_LEVELS = 3
 class Mask2Former(nn.Module):
     """A pyramid, and a transformer's decoder whose queries give a class and a mask each.
 
-    The same head answers all three tasks: objects are learnt as segments, and where a class map is
-    given, so is the region of every class of it that has no objects, background included.
+    The same head answers instance and panoptic tasks: objects are learnt as segments, and where a
+    class map is given, so is the region of every class of it that has no objects, background
+    included. The semantic task alone, the paper's third, is not offered.
 
     Deviations: the pyramid is one of convolutions, where the paper's best has deformable attention
     in it; masks have the stride of its finest level.
