@@ -76,7 +76,8 @@ def _score_folders(
     labels: LabelSet | None,
     bundle: ModelBundle | BundleGroup | None,
 ) -> int:
-    if all(has_objects(folder) for folder in folders.values()):
+    are_parts = cfg.instances_from == "components"
+    if are_parts or all(has_objects(folder) for folder in folders.values()):
         return _run_objects(cfg, folders, labels, bundle)
     folders |= fuse_folders(
         folders, list(cfg.ensembles), Path(cfg.paths.output), weights=cfg.weights
@@ -170,12 +171,12 @@ def _run_objects(
     labels: LabelSet | None,
     bundle: ModelBundle | BundleGroup | None,
 ) -> int:
-    """The same for predictions that number their objects."""
+    """The same for predictions that number their objects, or whose parts are to be objects."""
     for name in ("report", "ensembles"):
         if cfg[name]:
             raise ConfigError(
                 name,
-                "is given, but these predictions number their objects, for which there is none",
+                "is given, but objects are scored, for which there is none",
                 f"leave {name} out",
             )
     options: Any = OmegaConf.to_container(cfg.objects, resolve=True)

@@ -115,7 +115,8 @@ def score_objects(
         pairs: key, and functions that read reference and prediction.
         labels: classes; those marked as things are counted, all where none is marked.
         settings: what is counted.
-        instances_from: "components" makes objects of references that have classes alone.
+        instances_from: "components" makes objects of references, and of predictions, that have
+            classes alone.
         on_progress: called after each case.
     """
     class_ids = thing_ids(labels)
@@ -125,7 +126,9 @@ def score_objects(
     for key, read_reference, read_prediction in pairs:
         try:
             reference = _told_apart(read_reference(), labels, instances_from, where=key)
-            prediction = _told_apart(read_prediction(), labels, "reference", where=key)
+            found = read_prediction()
+            rule = instances_from if isinstance(found, LabelMap) else "reference"
+            prediction = _told_apart(found, labels, rule, where=key)
             of_things = compare_objects(
                 instances_of(reference), instances_of(prediction), class_ids=class_ids, case=key
             )
@@ -136,10 +139,10 @@ def score_objects(
             problems.append(problem_of(key, error))
             logger.warning("%s is not scored: %s", key, problems[-1].message)
         else:
-            for found in of_things:
-                things[found.class_id].append(found)
-            for found in of_all:
-                panoptic.setdefault(found.class_id, []).append(found)
+            for pairs_of_class in of_things:
+                things[pairs_of_class.class_id].append(pairs_of_class)
+            for pairs_of_class in of_all:
+                panoptic.setdefault(pairs_of_class.class_id, []).append(pairs_of_class)
         if on_progress is not None:
             on_progress()
     return ObjectEvaluation(
@@ -201,7 +204,10 @@ def evaluate_object_folders(
         on_start(len(keys))
     chosen = labels or _labels_of(maps[keys[0]]) or known or OBJECT_LABELS
     evaluation = score_objects(
-        ((key, referred[key], _prediction_reader(maps[key], predicted)) for key in keys),
+        (
+            (key, referred[key], _prediction_reader(maps[key], predicted, instances_from))
+            for key in keys
+        ),
         chosen,
         settings=settings,
         instances_from=instances_from,
@@ -281,7 +287,7 @@ def _references(
             found.is_dataset,
         )
     paths = {key: path for key, path in found.paths.items() if not _is_class_map(key, found)}
-    readers = {key: _prediction_reader(path, found) for key, path in paths.items()}
+    readers = {key: _map_reader(path, found) for key, path in paths.items()}
     first = next(iter(paths.values()), None)
     labels = found.labels or (None if first is None else _labels_of(first))
     return readers, labels, found.is_dataset
@@ -304,7 +310,14 @@ class _MapReader:
         return read_instance_map(self.path, classes=self.classes)
 
 
-def _prediction_reader(path: Path, files: LabelFiles) -> Reader:
+def _prediction_reader(path: Path, files: LabelFiles, instances_from: str) -> Reader:
+    """Of objects; of classes where no list of objects lies beside a map whose parts are wanted."""
+    if instances_from == "components" and _labels_of(path) is None:
+        return _ClassReader(path)
+    return _map_reader(path, files)
+
+
+def _map_reader(path: Path, files: LabelFiles) -> Reader:
     return _MapReader(path, files.paths.get(f"{file_key(path)}_classes"))
 
 

@@ -106,3 +106,22 @@ def test_a_missing_folder_gives_one_message_and_exit_code_1(folders, capsys):
     assert (
         error == "/nowhere/at/all: there is no such folder; set references=<folder of label maps>\n"
     )
+
+
+def test_parts_of_label_maps_are_scored_as_objects_where_that_is_wanted(tmp_path):
+    two = BOX.copy()
+    two[9:11, 0:2, 5:7] = 1
+    predictions, references = save(tmp_path / "p", a=two), save(tmp_path / "r", a=BOX)
+
+    code = main(
+        ["evaluate", f"predictions={predictions}", f"references={references}",
+         f"paths.output={tmp_path / 'out'}", "instances_from=components",
+         "labels={background: 0, lesion: {id: 1, thing: true}}"]
+    )  # fmt: skip
+
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert code == 0
+    assert found["kind"] == "objects"
+    assert found["labels"]["lesion"]["num_references"] == 1
+    assert found["labels"]["lesion"]["iou"]["0.50"]["accuracy"] == 0.5
+    assert found["labels"]["lesion"]["iou"]["0.50"]["f1"] == pytest.approx(2 / 3)
