@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError, MedsegError
+from medseg.inference.openvino_runtime import import_openvino
 from medseg.models.detection.objects import Detector
 from medseg.models.detection.outputs import FlatOutputs, flat
 
@@ -97,8 +98,7 @@ def _onnx(network: nn.Module, example: Tensor) -> bytes:
 
 
 def _openvino(model: bytes) -> dict[str, bytes]:
-    import openvino
-
+    openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.xml"
         read = openvino.Core().read_model(model=model)

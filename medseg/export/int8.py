@@ -24,6 +24,7 @@ from medseg.core.identity import Case
 from medseg.core.segmentation import class_map
 from medseg.export.formats import exported_files
 from medseg.export.parity import patches_of
+from medseg.inference.openvino_runtime import import_openvino
 from medseg.inference.predictor import NetworkPredictor
 from medseg.inference.sliding_window import EngineName, SlidingWindow
 from medseg.metrics.overlap import count_overlap
@@ -107,8 +108,8 @@ def int8_files(bundle: ModelBundle, cases: Sequence[Case]) -> tuple[dict[str, by
 
 def _quantised(files: Mapping[str, bytes], patches: Sequence[Tensor]) -> dict[str, bytes]:
     try:
+        openvino = import_openvino()
         import nncf
-        import openvino
     except ImportError as error:
         raise ConfigError(
             "format", f"{INT8} needs {error.name}, which is not installed",

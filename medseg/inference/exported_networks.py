@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from medseg.bundle import ModelBundle
 from medseg.core.errors import ConfigError
+from medseg.inference.openvino_runtime import import_openvino
 
 RUNTIMES = ("onnx", "openvino")
 """Those that give PyTorch's logits; "openvino_int8" does not, and has to be asked for."""
@@ -41,7 +44,7 @@ class OnnxNetwork:
     precision = "32-true"
 
     def __init__(self, model: bytes) -> None:
-        runtime = _imported("onnxruntime")
+        runtime = _imported("onnxruntime", lambda: importlib.import_module("onnxruntime"))
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # From bytes, so that a file cannot name other files whose content nobody has checked.
@@ -63,7 +66,7 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, xml: bytes, weights: bytes, *, precision: str) -> None:
-        runtime = _imported("openvino")
+        runtime = _imported("openvino", import_openvino)
         self.precision = "bf16-mixed" if precision == "bf16-mixed" else "32-true"
         core = runtime.Core()
         options = {
@@ -118,11 +121,9 @@ def exported_networks(
     ]
 
 
-def _imported(package: str) -> Any:
-    import importlib
-
+def _imported(package: str, load: Callable[[], ModuleType]) -> Any:
     try:
-        return importlib.import_module(package)
+        return load()
     except ImportError as error:
         raise ConfigError(
             "inference.engine",
