@@ -231,6 +231,8 @@ def main() -> None:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             facts = train(name, data_set, source, minutes=arguments.minutes, folder=folder)
+            if facts["exit_code"] < 0:
+                raise SystemExit(f"{name} on {data_set}: stopped by signal {-facts['exit_code']}")
             _write(path, facts)
             print(f"{name} on {data_set}: {facts}", flush=True)
 
