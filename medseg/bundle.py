@@ -87,6 +87,13 @@ class ModelBundle:
         return float(self.card.get("temperature", 1.0))
 
     @property
+    def best_score(self) -> float:
+        """The network's score from which on objects are best kept, as validation cases have it;
+        predictions give them scores by which it is a half.
+        """
+        return float(self.card.get("best_score", 0.5))
+
+    @property
     def task_kind(self) -> str:
         """What the network answers: "label_map", "instances" or "panoptic"."""
         return str(self.card.get("task", "label_map"))
@@ -141,6 +148,13 @@ class ModelBundle:
             raise BundleError(
                 folder / "card.yaml",
                 f"has the temperature {temperature!r}",
+                "copy the bundle again",
+            )
+        best_score = card.get("best_score", 0.5)
+        if not isinstance(best_score, int | float) or not 0 < best_score < 1:
+            raise BundleError(
+                folder / "card.yaml",
+                f"has the best score {best_score!r}",
                 "copy the bundle again",
             )
         files = card.get("sha256")

@@ -227,6 +227,7 @@ def _write_bundle(
             "mirror_axes": prepared.mirror_axes,
             "task": reference_rule(cfg, prepared.labels).kind,
             "network": {"class": network, "options": options},
+            "best_score": result.best_score,
             "postprocess": rules.to_dict(),
             "training": {
                 "started_from": None

@@ -17,6 +17,7 @@ from medseg.inference.bundle_networks import free_stride
 from medseg.inference.object_merge import FoundObject
 from medseg.inference.object_windows import ObjectWindows
 from medseg.inference.sliding_window import SlidingWindow
+from medseg.tasks.hits import SCORES
 from medseg.tasks.semantic import SemanticTask
 from medseg.tasks.task import Task
 
@@ -38,7 +39,8 @@ def predict_image(
         image: (C, I, J, K), normalised, on the model's device.
         inference: windows for class numbers.
         patch_size: of the plan.
-        objects: windows for objects; None takes the usual ones.
+        objects: windows for objects; None takes the usual ones, and of instances those of the
+            least score that `counts` of the task tell apart.
     """
     if isinstance(task, SemanticTask):
         logits = inference.logits(
@@ -51,8 +53,10 @@ def predict_image(
         return task.decode(logits)
     things = thing_ids(task.labels)
     is_panoptic = task.reference_kind == "panoptic"
+    if objects is None:
+        objects = ObjectWindows() if is_panoptic else ObjectWindows(min_score=SCORES[0])
     with torch.no_grad():
-        found, class_logits = (objects or ObjectWindows()).find(
+        found, class_logits = objects.find(
             model,  # type: ignore[arg-type]
             image,
             patch_size=patch_size,

@@ -17,7 +17,7 @@ from medseg.core.references import InstancesFrom, ReferenceKind
 from medseg.core.segmentation import InstanceSet
 from medseg.metrics.object_pairs import compare_objects
 from medseg.models.detection.objects import Detector
-from medseg.tasks.hits import counts_of, hits_of
+from medseg.tasks.hits import SCORES, best_score, counts_by_score, hits_of
 from medseg.tasks.targets import MIN_VISIBLE, patch_targets
 
 _BLOCKS = 8
@@ -76,16 +76,25 @@ class InstanceTask:
         return block_batch(image, self.labels)
 
     def counts(self, prediction: InstanceSet, batch: dict[str, Any]) -> Tensor:
-        """Hits, false positives, misses and summed IoU of each thing class, at an IoU of 0.5."""
+        """Hits, false positives, misses and summed IoU of each thing class, from several scores on;
+        see `counts_by_score`.
+        """
         pairs = compare_objects(
             reference_instances(batch), prediction, class_ids=thing_ids(self.labels)
         )
-        return counts_of(pairs)
+        return counts_by_score(pairs)
 
     def scores(self, counts: Tensor) -> dict[str, float]:
-        """TP / (TP + FP + FN) of each thing class; nan for one that was nowhere."""
+        """TP / (TP + FP + FN) of each thing class at an IoU of 0.5, of the objects from the best
+        score on; nan for one that was nowhere.
+        """
         names = [self.labels.names[class_id] for class_id in thing_ids(self.labels)]
-        return {name: hits_of(row).accuracy for name, row in zip(names, counts, strict=True)}
+        rows = counts[0, SCORES.index(best_score(counts))]
+        return {name: hits_of(row).accuracy for name, row in zip(names, rows, strict=True)}
+
+    def best_score(self, counts: Tensor) -> float:
+        """See `medseg.tasks.hits.best_score`."""
+        return best_score(counts)
 
     def shown(self, prediction: InstanceSet, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Classes of the objects, background where nothing is known."""

@@ -14,7 +14,7 @@ from medseg.core.object_codes import UNKNOWN
 from medseg.core.references import InstancesFrom, ReferenceKind
 from medseg.core.segmentation import LabelMap, PanopticMap
 from medseg.metrics.panoptic import PanopticQuality, panoptic_pairs
-from medseg.tasks.hits import counts_of, hits_of
+from medseg.tasks.hits import USUAL_SCORE, counts_of, hits_of
 from medseg.tasks.instance import (
     block_batch,
     check_shares,
@@ -108,6 +108,12 @@ class PanopticTask:
             label.name: PanopticQuality.of(hits_of(row)).pq
             for label, row in zip(self.labels.foreground, counts, strict=True)
         }
+
+    def best_score(self, counts: Tensor) -> float:
+        """A half: which voxels are left for stuff depends on the score, so counts at one say
+        nothing of another.
+        """
+        return USUAL_SCORE
 
     def shown(self, prediction: PanopticMap, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Classes of the voxels, background where nothing is known."""

@@ -15,6 +15,7 @@ from medseg.core.references import InstancesFrom, ReferenceKind
 from medseg.losses.deep_supervision import DeepSupervision
 from medseg.models.detection.objects import Detector
 from medseg.tasks.decoding import decode
+from medseg.tasks.hits import USUAL_SCORE
 
 
 class SemanticTask:
@@ -82,6 +83,10 @@ class SemanticTask:
         dice = counts[:, 0] / counts[:, 1].clamp_min(1)
         names = [structure.name for structure in self.labels.structures]
         return {name: float(value) for name, value in zip(names, dice, strict=True)}
+
+    def best_score(self, counts: Tensor) -> float:
+        """A half; there are no objects."""
+        return USUAL_SCORE
 
     def shown(self, prediction: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Reference and prediction as they are."""

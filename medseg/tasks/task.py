@@ -61,6 +61,12 @@ class Task(Protocol):
         """A score in [0, 1] for each structure, from the summed counts."""
         ...
 
+    def best_score(self, counts: Tensor) -> float:
+        """Score from which on objects are best kept, from the summed counts; 0.5 if it is not
+        known.
+        """
+        ...
+
     def shown(self, prediction: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Class numbers of reference and prediction, (I, J, K) each, for pictures."""
         ...

@@ -41,6 +41,7 @@ class FitResult:
         score_name: of the validation scores, such as "dice".
         scores: last validation score per class, in network space.
         scored_cases: how many cases they rest on, and how many an unlimited look takes in.
+        best_score: see `medseg.tasks.task.Task`.
         is_main_process: False in the other processes of a training on several devices.
     """
 
@@ -50,6 +51,7 @@ class FitResult:
     score_name: str
     scores: Mapping[str, float]
     scored_cases: tuple[int, int]
+    best_score: float
     is_main_process: bool
 
 
@@ -124,6 +126,7 @@ def fit(
         score_name=module.task.score_name,
         scores=dict(module.scores),
         scored_cases=module.scored_cases,
+        best_score=module.best_score,
         is_main_process=trainer.is_global_zero,
     )
 

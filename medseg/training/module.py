@@ -62,6 +62,7 @@ class TrainingModule(pl.LightningModule):
         self.scores: dict[str, float] = {}
         self.scored_cases = (0, 0)
         """Cases that the scores rest on, and those that an unlimited look takes in."""
+        self.best_score = 0.5
         self._last_tick = 0.0
         self._training_s_per_voxel = 0.0
         self._seed = 0
@@ -178,6 +179,7 @@ class TrainingModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
         self.scores = self.task.scores(counts)
+        self.best_score = self.task.best_score(counts)
         self.scored_cases = (self._num_scored, int(sum(self.trainer.num_val_batches)))
         kind = self.task.score_name
         for name, value in self.scores.items():
@@ -193,6 +195,7 @@ class TrainingModule(pl.LightningModule):
             "validation_s": self.validation_time.spent_s,
             "scores": self.scores,
             "scored_cases": self.scored_cases,
+            "best_score": self.best_score,
             "optimizer": type(self.trainer.optimizers[0]).__name__,
         }
 
@@ -202,6 +205,7 @@ class TrainingModule(pl.LightningModule):
         self.validation_time.spent_s = stored["validation_s"]
         self.scores = stored["scores"]
         self.scored_cases = tuple(stored.get("scored_cases", (0, 0)))  # not in older checkpoints
+        self.best_score = float(stored.get("best_score", 0.5))  # nor this
         done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         if 0 < (self.trainer.max_epochs or 0) < done:
             raise TrainingError(

@@ -19,6 +19,7 @@ from medseg.inference.object_merge import (
     merge_windows,
     without_overlaps,
 )
+from medseg.inference.object_predictor import moved_score
 from medseg.inference.object_windows import ObjectWindows
 from medseg.metrics.detection import hit_counts
 from medseg.metrics.object_pairs import compare_objects
@@ -211,3 +212,14 @@ def test_grids_of_results_are_those_of_images():
 
     assert isinstance(found.geometry, Geometry)
     assert found.layers.shape == (1, 40, 30, 1)
+
+
+def test_scores_are_moved_so_that_the_best_becomes_a_half():
+    scores = [0.0, 0.05, 0.2, 0.35, 0.9, 1.0]
+
+    moved = [moved_score(score, 0.2, 0.5) for score in scores]
+
+    # Odds of 1 to 4 become even: all odds are multiplied by four.
+    assert moved == pytest.approx([0.0, 4 / 23, 0.5, 0.35 * 4 / (0.35 * 4 + 0.65), 36 / 37, 1.0])
+    assert [moved_score(score, 0.5, 0.2) for score in moved] == pytest.approx(scores)
+    assert moved_score(0.3, 0.5, 0.5) == 0.3

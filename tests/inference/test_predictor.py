@@ -399,6 +399,12 @@ def test_a_temperature_that_is_none_is_refused(predictor, temperature):
         predictor(card={"temperature": temperature})
 
 
+@pytest.mark.parametrize("score", [0, 1, "high", float("nan")])
+def test_a_best_score_that_is_none_is_refused(predictor, score):
+    with pytest.raises(BundleError, match="has the best score"):
+        predictor(card={"best_score": score})
+
+
 def test_regions_are_painted_into_one_label_map(predictor):
     labels = LabelSet.from_mapping(
         {"background": 0, "liver": 1, "tumour": 2, "regions": {"organ": [1, 2], "lesion": [2]}}
