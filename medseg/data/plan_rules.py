@@ -27,6 +27,12 @@ MIN_COVERED = 0.85
 patch gives more steps in the same time, which learned more in the one case that was measured
 (docs/recipe.md).
 """
+FEW_OBJECTS = 4
+"""Objects in the mean patch from which a larger patch shows a detector more of them."""
+OBJECT_SHARE = 0.5
+"""Most of a patch's extent that a large object takes: its surroundings belong to it (chosen)."""
+LEAST_SHARE = 0.25
+"""A patch is not shrunk to objects below this share of its voxels (chosen)."""
 MAX_STAGES = 6
 KEPT_ACROSS = 32
 """Voxels across a structure below which pictures are not made coarser: a disc of this diameter that
@@ -130,6 +136,40 @@ def shrink_to_budget(shape: np.ndarray, spacing: Sequence[float], voxels: float)
         longest = int(np.argmax(target * np.array(spacing)))
         target[longest] -= 1
     return target
+
+
+def few_objects_in(patch: np.ndarray, extents: np.ndarray, shapes: np.ndarray) -> bool:
+    """True if there are objects, but fewer than FEW_OBJECTS in the mean patch.
+
+    Args:
+        patch: voxels along each axis.
+        extents: of all objects, (n, dims).
+        shapes: of all cases, (cases, dims).
+    """
+    share = float(np.prod(patch) / np.prod(shapes.astype(float), axis=1).sum())
+    return 0 < len(extents) * share < FEW_OBJECTS
+
+
+def shrink_to_objects(patch: np.ndarray, extents: np.ndarray) -> tuple[np.ndarray, str]:
+    """A patch that large objects fill by OBJECT_SHARE along each axis, and what to add to its
+    reason.
+
+    A detector learns from as many boxes of a patch whatever its extent, and where objects are few,
+    from one or two of them. A smaller patch then costs less for as much to learn from.
+
+    Args:
+        patch: voxels along each axis that there is time for.
+        extents: of all objects, (n, dims).
+    """
+    large = np.quantile(extents, 0.95, axis=0) / OBJECT_SHARE
+    smaller = np.minimum(patch, np.maximum(large, 2 * MIN_FEATURE_SIZE))
+    share = np.prod(smaller) / np.prod(patch)
+    if share < LEAST_SHARE:
+        # Back on the way to the whole patch, all axes by the same ratio of it.
+        smaller = patch * (smaller / patch) ** (np.log(LEAST_SHARE) / np.log(share))
+    if (smaller >= patch).all():
+        return patch, ""
+    return smaller, f", and to {1 / OBJECT_SHARE:g} times the extent of large objects"
 
 
 def choose_strides(patch: np.ndarray, spacing: Sequence[float]) -> list[tuple[int, ...]]:

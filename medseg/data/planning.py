@@ -25,8 +25,10 @@ from medseg.data.plan_rules import (
     choose_spacing,
     choose_strides,
     coarsen_pictures,
+    few_objects_in,
     round_to_multiples,
     shrink_to_budget,
+    shrink_to_objects,
 )
 from medseg.models.detection.object_sizes import representative_sizes
 
@@ -99,14 +101,19 @@ def make_plan(
         )
     patch = given.patch_size
     strides = given.strides
+    extents = object_extents(fingerprint, order=order, spacing_mm=spacing)[:, :dims]
     if patch is None:
         target = shrink_to_budget(median, spacing[:dims], patch_voxels or usual_voxels)
+        of_objects = ""
+        if dims == 3 and device == "cpu" and few_objects_in(target, extents, resampled):
+            target, of_objects = shrink_to_objects(target, extents)
         stages = strides or choose_strides(target, spacing[:dims])
         factor = np.prod(np.array(stages), axis=0)
         patch = round_to_multiples(target, factor)
         reasons["patch_size"] = (
             f"the median case at this spacing is {_dims(median)} voxels; shrunk where needed to "
             + (f"{budget} voxels a step on {device}" if patch_voxels is None else "memory")
+            + of_objects
             + f", rounded to multiples of {_dims(factor)}, down "
             f"only where {MIN_COVERED:.0%} remain"
         )
@@ -140,7 +147,6 @@ def make_plan(
     if colour is None:
         colour, reasons["colour"] = choose_colour(fingerprint)
     sizes = given.object_sizes
-    extents = object_extents(fingerprint, order=order, spacing_mm=spacing)[:, :dims]
     if sizes is None and len(extents):
         sizes = representative_sizes(extents)
         reasons["object_sizes"] = "means of clusters of the objects' extents at this spacing"

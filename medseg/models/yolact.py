@@ -19,9 +19,9 @@ from medseg.models.blocks import (
     resize,
 )
 from medseg.models.detection.anchors import NUM_ANCHORS, grid_anchors, plan_anchors
-from medseg.models.detection.boxes import clip, decode, encode, volumes
+from medseg.models.detection.boxes import as_strict_in, clip, decode, encode, volumes
 from medseg.models.detection.masks import detections_from_maps
-from medseg.models.detection.matching import match_adaptively
+from medseg.models.detection.matching import match_adaptively, match_by_overlap
 from medseg.models.detection.nms import fast_nms
 from medseg.models.detection.objects import Detections, Objects, Output
 from medseg.models.detection.pyramid import (
@@ -44,6 +44,13 @@ HARD_NEGATIVES = 3
 """Anchors without an object for each one with, the hardest (Liu et al. 2016, ECCV)."""
 
 
+NEUTRAL_IOU = 0.4
+"""In 2D, from which on an anchor that is matched with no object counts as neither with nor without
+one, as in the paper; in 3D what is as strict (`as_strict_in`). Else the hardest negatives would be
+the neighbours of matched anchors, which see the same object: in 3D there are dozens of them.
+"""
+
+
 class Yolact(nn.Module):
     """A pyramid, one head for all its levels, and prototypes from the finest one.
 
@@ -64,7 +71,7 @@ class Yolact(nn.Module):
         pyramid_channels: of pyramid and heads; None takes the paper's 256 at its width.
         num_prototypes: masks that are mixed.
         num_anchors: per voxel of a level.
-        max_iou: of two detections of one class.
+        max_iou: of two detections of one class in 2D; in 3D what is as strict (`as_strict_in`).
         norm, activation, initialisation: see `medseg.models.blocks`.
 
     Attributes:
@@ -104,7 +111,7 @@ class Yolact(nn.Module):
         self.spatial_dims = spatial_dims
         self.out_channels = out_channels
         self.num_prototypes = num_prototypes
-        self.max_iou = max_iou
+        self.max_iou = as_strict_in(spatial_dims, max_iou)
         self.pyramid = PyramidEncoder(
             in_channels,
             spatial_dims=spatial_dims,
@@ -175,7 +182,7 @@ class Yolact(nn.Module):
         for n, reference in enumerate(objects):
             match = match_adaptively(levels, reference.boxes)
             ups = (match >= 0).nonzero()[:, 0]
-            terms["score"] = terms["score"] + self._score_loss(scores[n], match, reference)
+            terms["score"] = terms["score"] + self._score_loss(scores[n], match, anchors, reference)
             num_matched += len(ups)
             if not len(ups):
                 continue
@@ -265,7 +272,9 @@ class Yolact(nn.Module):
             tuple(mask for part in parts for mask in part.masks),
         )
 
-    def _score_loss(self, scores: Tensor, match: Tensor, reference: Objects) -> Tensor:
+    def _score_loss(
+        self, scores: Tensor, match: Tensor, anchors: Tensor, reference: Objects
+    ) -> Tensor:
         """Cross entropy of the anchors with objects and of the hardest without."""
         target = torch.zeros_like(match)
         ups = match >= 0
@@ -273,7 +282,10 @@ class Yolact(nn.Module):
             target = torch.where(ups, reference.classes[match.clamp_min(0)], 0)
         loss = F.cross_entropy(scores, target, reduction="none")
         count = HARD_NEGATIVES * max(1, int(ups.sum()))
-        hardest = loss[~ups].topk(min(count, int((~ups).sum()))).values
+        limit = as_strict_in(self.spatial_dims, NEUTRAL_IOU)
+        near, _ = match_by_overlap(anchors, reference.boxes, min_iou=limit)
+        without = ~ups & (near < 0)
+        hardest = loss[without].topk(min(count, int(without.sum()))).values
         return loss[ups].sum() + hardest.sum()
 
     def _mask_loss(

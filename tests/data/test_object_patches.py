@@ -127,3 +127,36 @@ def test_classes_alone_plan_no_sizes():
 
     assert plan.object_sizes is None
     assert isinstance(fingerprint_of(plain).cases[0], CaseFingerprint)
+
+
+def volume_of_cubes(count):
+    """The fingerprint of a volume of 64x64x64 with `count` of 16 cubes of 8 voxels."""
+    array = np.zeros((64, 64, 64), np.uint16)
+    for n in range(count):
+        i, j = 16 * (n % 4), 16 * (n // 4)
+        array[i : i + 8, j : j + 8, 20:28] = n + 1
+    return fingerprint_of(object_cases.memory_case(array, labels=LABELS))
+
+
+def test_patches_are_no_larger_than_few_objects_need():
+    facts = volume_of_cubes(2)
+    given = Plan(spatial_dims=3, spacing_mm=(1.0, 1.0, 1.0))
+
+    plan = make_plan(facts, modality="OT", given=given)
+    on_gpu = make_plan(facts, modality="OT", given=given, device="cuda")
+
+    # 45 voxels along each axis fit the budget. Twice the objects' 8 would be 5 % of these voxels,
+    # so a quarter of them is taken: 28, a multiple of the strides.
+    assert plan.patch_size == (28, 28, 28)
+    assert "2 times the extent of large objects" in plan.reasons["patch_size"]
+    assert on_gpu.patch_size == (64, 64, 64)
+
+
+def test_patches_are_as_large_as_time_allows_where_objects_are_many():
+    given = Plan(spatial_dims=3, spacing_mm=(1.0, 1.0, 1.0))
+
+    plan = make_plan(volume_of_cubes(16), modality="OT", given=given)
+
+    # A third of 16 objects is in the mean patch.
+    assert plan.patch_size == (48, 48, 48)
+    assert "large objects" not in plan.reasons["patch_size"]

@@ -14,9 +14,10 @@ from medseg.models.blocks import Activation, Norm, conv, norm_layer, resize
 from medseg.models.resnet import Depth, ResNet
 from medseg.models.strides import Strides
 
-MIN_CELLS = 4
-"""Voxels of the finest level across a small object, so that neighbours have cells of their own
-(chosen: nuclei 9 to 12 voxels wide get the stride 2).
+MIN_CELLS = {2: 4, 3: 2}
+"""Voxels of the finest level across a small object, by the axes. In 2D neighbours have cells of
+their own (chosen: nuclei 9 to 12 voxels wide get the stride 2). In 3D, where a finer level costs
+eight times as much and objects are sparser, a small object just has more than one cell.
 """
 
 Sizes = Sequence[Sequence[float]]
@@ -155,7 +156,8 @@ def finest_stride_for(object_sizes: Sizes | None, spatial_dims: int) -> tuple[in
         return (4,) * spatial_dims
     small = np.quantile(np.array(object_sizes, dtype=float), 0.25, axis=0)
     return tuple(
-        next((step for step in (4, 2) if extent >= MIN_CELLS * step), 1) for extent in small
+        next((step for step in (4, 2) if extent >= MIN_CELLS[spatial_dims] * step), 1)
+        for extent in small
     )
 
 

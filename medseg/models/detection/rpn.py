@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medseg.models.blocks import Activation, Norm, activation_layer, conv, norm_layer
 from medseg.models.detection.anchors import AnchorPlan, grid_anchors
-from medseg.models.detection.boxes import clip, decode, encode
+from medseg.models.detection.boxes import as_strict_in, clip, decode, encode
 from medseg.models.detection.matching import match_adaptively, sampled
 from medseg.models.detection.nms import nms
 from medseg.models.detection.objects import Objects
@@ -125,7 +125,7 @@ class RegionProposals(nn.Module):
             shape: extents of the image.
             max_candidates: per level, before suppression.
             max_proposals: of all levels.
-            max_iou: of suppression, level by level.
+            max_iou: of suppression in 2D, level by level; in 3D what is as strict.
 
         Returns:
             For each image (n, 2 * dims), best first.
@@ -146,7 +146,8 @@ class RegionProposals(nn.Module):
                 scores.append(values[best][kept])
                 level_of.append(torch.full_like(best[kept], level))
             together, values = torch.cat(boxes), torch.cat(scores)
-            kept_indices = nms(together, values, max_iou=max_iou, groups=torch.cat(level_of))
+            limit = as_strict_in(width // 2, max_iou)
+            kept_indices = nms(together, values, max_iou=limit, groups=torch.cat(level_of))
             found.append(together[kept_indices[:max_proposals]])
         return found
 

@@ -7,7 +7,7 @@ from torch import nn
 from medseg.core.errors import ConfigError
 from medseg.models.detection import matching
 from medseg.models.detection.anchors import grid_anchors, plan_anchors
-from medseg.models.detection.boxes import clip, decode, encode, iou
+from medseg.models.detection.boxes import as_strict_in, clip, decode, encode, iou
 from medseg.models.detection.levels import level_of
 from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
 from medseg.models.detection.matching import match_adaptively, match_by_overlap, sampled
@@ -16,6 +16,7 @@ from medseg.models.detection.pyramid import (
     finest_stride_for,
     with_finest_stride,
 )
+from medseg.models.mask_rcnn import mask_cells_in_3d
 
 STRIDES = [(4, 4), (8, 8), (16, 16), (32, 32)]
 
@@ -165,9 +166,36 @@ def test_a_box_is_read_where_it_spans_six_voxels():
     assert level_of(boxes, STRIDES).tolist() == [0, 1, 0, 3]
 
 
+@pytest.mark.parametrize("iou_2d", [0.5, 0.7])
+def test_an_iou_is_as_strict_in_3d_as_in_2d(iou_2d):
+    # Of two boxes of side 1, the second is moved by as much along each axis.
+    shift = 1 - (2 * iou_2d / (1 + iou_2d)) ** 0.5
+    corners = [0.0, 1.0]
+    square, cube = (
+        iou(
+            torch.tensor([[value for value in corners for _ in range(dims)]]),
+            torch.tensor([[value + shift for value in corners for _ in range(dims)]]),
+        )
+        for dims in (2, 3)
+    )
+
+    assert as_strict_in(2, iou_2d) == pytest.approx(iou_2d)
+    assert float(square) == pytest.approx(iou_2d, abs=1e-6)
+    assert as_strict_in(3, iou_2d) == pytest.approx(float(cube), abs=1e-6)
+
+
+def test_masks_in_3d_are_as_fine_as_large_objects():
+    assert mask_cells_in_3d(None) == (10, 10, 10)
+    assert mask_cells_in_3d([[12.0, 14.0, 3.0]]) == (6, 7, 4)
+    assert mask_cells_in_3d([[12.0, 90.0, 8.0]] * 3 + [[99.0, 99.0, 99.0]]) == (10, 10, 10)
+
+
 def test_small_objects_get_a_finer_level():
     assert finest_stride_for(None, 2) == (4, 4)
-    assert finest_stride_for([[20.0, 9.0, 3.0]], 3) == (4, 2, 1)
+    assert finest_stride_for([[20.0, 9.0]], 2) == (4, 2)
+    assert finest_stride_for([[20.0, 7.0]], 2) == (4, 1)
+    # In 3D two voxels of the level are enough.
+    assert finest_stride_for([[8.0, 4.0, 3.0]], 3) == (4, 2, 1)
     rows = with_finest_stride([1, 2, 2, 2], (2, 4), 2)
     assert rows == [(1, 1), (1, 2), (2, 2), (2, 2), (2, 1), (1, 1)]
     with pytest.raises(ConfigError, match=r"model\.finest_stride"):
