@@ -110,9 +110,11 @@ def test_validation_counts_hits_and_misses_of_each_thing():
         InstanceSet(kept, found.geometry, found.class_ids, found.scores), batch
     )
 
-    assert perfect.tolist() == [[4, 0, 0, 4]]
+    assert (perfect == torch.tensor([4, 0, 0, 4])).all()  # from each score on, at each IoU
     assert task.scores(perfect) == {"nucleus": 1.0}
-    assert task.scores(perfect + one_missed)["nucleus"] < 1.0
+    # The one without voxels is missed, and its empty prediction is wrong.
+    assert task.scores(perfect + one_missed)["nucleus"] == pytest.approx(7 / 9)
+    assert task.best_score(perfect) == 0.5
 
 
 def test_validation_gives_panoptic_quality_of_things_and_stuff():
