@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 NUM_SIZES = 16
 """Rows kept: enough for five levels of three anchors, few enough to read in a plan."""
-
+SPECKS = 0.05
+"""Most of the objects, smallest first, that are left without a row of their own (chosen)."""
 _ROUNDS = 50
 
 
@@ -17,7 +18,8 @@ def representative_sizes(
     """Sizes such that every object's box is near one of them in ratio, small ones first.
 
     Means of k-means on logarithms, since a box of 5 voxels differs from one of 10 as one of 50 does
-    from one of 100. Centres begin far apart, so that rare large objects have a row as well; the
+    from one of 100. Centres begin far apart, so that rare large objects have a row as well. Rare
+    small ones have none: for specks of an annotation every step would compute a finer level. The
     result depends on the set of extents alone.
 
     Args:
@@ -49,4 +51,6 @@ def representative_sizes(
         centres = moved
     sizes = np.exp(centres)
     order = np.lexsort((*sizes.T, sizes.prod(1)))
-    return [[round(float(value), 1) for value in row] for row in sizes[order]]
+    owned = np.bincount(owner, weights=counts, minlength=len(centres))[order]
+    are_specks = np.cumsum(owned) <= SPECKS * owned.sum()
+    return [[round(float(value), 1) for value in row] for row in sizes[order][~are_specks]]

@@ -65,3 +65,12 @@ def test_a_plan_holds_sizes_of_objects_of_its_axes():
     with pytest.raises(ConfigError) as caught:
         Plan(spatial_dims=3, object_sizes=[[10.0, 12.0]])
     assert caught.value.where == "plan.object_sizes"
+
+
+def test_specks_of_an_annotation_have_no_size_of_their_own():
+    cells = np.tile([[10.0, 12.0]], (96, 1)) * np.linspace(0.5, 2.0, 96)[:, None]
+    specks = np.array([[1.0, 1.0], [1.0, 5.0], [2.0, 1.0], [2.0, 2.0]])
+
+    sizes = representative_sizes(np.vstack([cells, specks]))
+
+    assert min(map(min, sizes)) > 4
