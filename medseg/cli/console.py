@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +16,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+if TYPE_CHECKING:
+    from medseg.reports.evaluation import Evaluation
+    from medseg.reports.object_evaluation import ObjectEvaluation
+
+_MOST_LISTED = 20
 WIDTH_WITHOUT_TERMINAL = 140
 """Narrower tables break their numbers; a file or pipe has no width of its own."""
 
@@ -63,3 +69,24 @@ def counting(title: str, total: int | None = None) -> Iterator[Count]:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         yield Count(bar, bar.add_task(title, total=total))
+
+
+def print_shortcomings(evaluation: Evaluation | ObjectEvaluation) -> None:
+    """Says which cases were not scored, and why."""
+    problems = [problem.message for problem in evaluation.problems]
+    for heading, items in (
+        ("not scored", problems),
+        ("without a prediction (allow_missing=true accepts this)", evaluation.missing),
+        ("predicted, but without a reference", evaluation.unmatched),
+    ):
+        _print_list(heading, items)
+
+
+def _print_list(heading: str, items: Sequence[str]) -> None:
+    if not items:
+        return
+    console.print(f"{len(items)} {heading}:", style="yellow", soft_wrap=True)
+    for item in items[:_MOST_LISTED]:
+        console.print(f"  {item}", soft_wrap=True, markup=False)
+    if len(items) > _MOST_LISTED:
+        console.print(f"  and {len(items) - _MOST_LISTED} more, all listed in scores.json")

@@ -8,27 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from medseg.cli.console import console, counting
+from medseg.cli.console import console, counting, print_shortcomings
+from medseg.cli.evaluate_objects import run_objects
 from medseg.cli.fused import fuse_folders
 from medseg.cli.scored_predictors import Predicted, predict_to_score, predicts
 from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
 from medseg.reports.evaluation import Evaluation, ScoreSettings, evaluate_folders
-from medseg.reports.object_evaluation import (
-    ObjectEvaluation,
-    ObjectSettings,
-    evaluate_object_folders,
-    has_objects,
-    reference_keys,
-)
-from medseg.reports.object_tables import object_table, write_object_scores
+from medseg.reports.object_files import has_objects, reference_keys
 from medseg.reports.score_tables import scores_table, write_scores
 
 if TYPE_CHECKING:
     from medseg.bundle import ModelBundle
     from medseg.inference.ensemble import BundleGroup
-
-_MOST_LISTED = 20
 
 
 def run(cfg: DictConfig) -> int:
@@ -78,7 +70,7 @@ def _score_folders(
 ) -> int:
     are_parts = cfg.instances_from == "components"
     if are_parts or all(has_objects(folder) for folder in folders.values()):
-        return _run_objects(cfg, folders, labels, bundle)
+        return run_objects(cfg, folders, labels, bundle, _settings(cfg))
     folders |= fuse_folders(
         folders, list(cfg.ensembles), Path(cfg.paths.output), weights=cfg.weights
     )
@@ -93,7 +85,7 @@ def _score_folders(
         if summary.num_cases:
             title = "Scores" if len(evaluations) == 1 else f"Scores of {name}"
             console.print(scores_table(summary, title=title))
-        _print_shortcomings(evaluation)
+        print_shortcomings(evaluation)
     if cfg.report or len(evaluations) > 1:
         files += _report(cfg, evaluations, folders, labels, bundle, files)
     for path in files:
@@ -165,49 +157,6 @@ def _folders(cfg: DictConfig) -> dict[str, Path]:
     return dict(zip(model_names(folders), folders, strict=True))
 
 
-def _run_objects(
-    cfg: DictConfig,
-    folders: Mapping[str, Path],
-    labels: LabelSet | None,
-    bundle: ModelBundle | BundleGroup | None,
-) -> int:
-    """The same for predictions that number their objects, or whose parts are to be objects."""
-    for name in ("report", "ensembles"):
-        if cfg[name]:
-            raise ConfigError(
-                name,
-                "is given, but objects are scored, for which there is none",
-                f"leave {name} out",
-            )
-    options: Any = OmegaConf.to_container(cfg.objects, resolve=True)
-    is_complete = True
-    for name, folder in folders.items():
-        with counting(f"scoring {folder.name}") as count:
-            evaluation = evaluate_object_folders(
-                folder,
-                Path(cfg.references),
-                labels=labels,
-                settings=ObjectSettings(**options),
-                instances_from=str(cfg.instances_from),
-                allow_missing=bool(cfg.get("allow_missing", False)),
-                on_start=count.start,
-                on_progress=count,
-            )
-        output = Path(cfg.paths.output)
-        place = output if len(folders) == 1 else output / name
-        files = write_object_scores(
-            evaluation, place, model=None if bundle is None else _facts(bundle)
-        )
-        if evaluation.num_cases:
-            title = "Scores" if len(folders) == 1 else f"Scores of {name}"
-            console.print(object_table(evaluation, title=title))
-        _print_shortcomings(evaluation)
-        for path in files:
-            console.print(f"{path.stem}: {path}", soft_wrap=True, markup=False)
-        is_complete = is_complete and evaluation.is_complete
-    return 0 if is_complete else 3
-
-
 def _settings(cfg: DictConfig) -> ScoreSettings:
     return ScoreSettings(**OmegaConf.to_container(cfg.metrics, resolve=True))  # type: ignore[arg-type]
 
@@ -231,23 +180,3 @@ def _labels(cfg: DictConfig, bundle: ModelBundle | BundleGroup | None) -> LabelS
 def _facts(bundle: ModelBundle | BundleGroup) -> dict[str, Any]:
     """What scores.json says of the model."""
     return {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
-
-
-def _print_shortcomings(evaluation: Evaluation | ObjectEvaluation) -> None:
-    problems = [problem.message for problem in evaluation.problems]
-    for heading, items in (
-        ("not scored", problems),
-        ("without a prediction (allow_missing=true accepts this)", evaluation.missing),
-        ("predicted, but without a reference", evaluation.unmatched),
-    ):
-        _print_list(heading, items)
-
-
-def _print_list(heading: str, items: Sequence[str]) -> None:
-    if not items:
-        return
-    console.print(f"{len(items)} {heading}:", style="yellow", soft_wrap=True)
-    for item in items[:_MOST_LISTED]:
-        console.print(f"  {item}", soft_wrap=True, markup=False)
-    if len(items) > _MOST_LISTED:
-        console.print(f"  and {len(items) - _MOST_LISTED} more, all listed in scores.json")

@@ -23,6 +23,7 @@ from medseg.inference.bundle_predictor import predictor_of
 from medseg.inference.cases import CaseOutcome, predict_cases
 from medseg.reports.evaluation import score_cases
 from medseg.reports.object_evaluation import score_objects
+from medseg.reports.object_summary import summary_of
 from medseg.reports.object_tables import object_table, write_object_scores
 from medseg.reports.score_tables import scores_table, write_scores
 from medseg.training.fit import FitResult
@@ -112,8 +113,9 @@ def _scored(
                 (key, reference, partial(_given, result)) for key, reference, result in found
             ]
             objects = score_objects(readers, prepared.labels, on_progress=step)
-            write_object_scores(objects, folder, model=model)
-            return object_table(objects, title=title)
+            scores = summary_of(objects)
+            write_object_scores(objects, scores, folder, model=model)
+            return object_table(scores, title=title)
         pairs = [(key, reference, class_map(result)) for key, reference, result in found]
         evaluation = score_cases(pairs, prepared.labels, on_progress=step)
     summary = evaluation.summarise()

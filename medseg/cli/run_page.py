@@ -23,6 +23,7 @@ from medseg.cli.preparation import Preparation
 from medseg.config.compose import compose
 from medseg.core.errors import MedsegError
 from medseg.metrics.summary import Summary, summarise
+from medseg.reports.object_tables import read_object_scores
 from medseg.reports.run_page import Picture, RunFacts, write_run_page
 from medseg.reports.score_tables import read_scores
 from medseg.training.fit import FitResult
@@ -70,6 +71,7 @@ def _facts(cfg: DictConfig, prepared: Preparation, result: FitResult, folder: Pa
              "last validation score"),
         ],
         summary=_summary(folder / "scores.csv"),
+        object_scores=_object_scores(folder / "scores.json"),
         summary_title="Held-out cases" if prepared.split.test else "Validation cases",
         history=history,
         samples=_samples(folder / SAMPLES),
@@ -152,6 +154,10 @@ def _summary(path: Path) -> Summary | None:
     """The summary of scores.csv; None where the cases were scored otherwise."""
     scores = read_scores(path) if path.is_file() else []
     return summarise(scores) if scores else None
+
+
+def _object_scores(path: Path) -> dict[str, Any] | None:
+    return read_object_scores(path) if path.is_file() else None
 
 
 def _environment(device: str) -> list[tuple[str, str]]:

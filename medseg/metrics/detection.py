@@ -20,7 +20,7 @@ COCO_THRESHOLDS = IOU_THRESHOLDS[8:]
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives per image (van Ginneken et al. 2010)."""
 
-_RECALLS = np.linspace(0, 1, 101)
+RECALLS = np.linspace(0, 1, 101)
 EVERY_SIZE = (0.0, np.inf)
 
 Matches = NDArray[np.int64]
@@ -143,7 +143,7 @@ def average_precision(
     Returns:
         Value in [0, 1]; nan if there is no reference object of such a size.
     """
-    hits, counted, scores, wanted = _judged(cases, threshold, size_mm3)
+    hits, counted, scores, wanted = judged_objects(cases, threshold, size_mm3)
     if not wanted:
         return float("nan")
     order = np.argsort(-scores, kind="stable")
@@ -152,7 +152,7 @@ def average_precision(
     recall = true_positives / wanted
     precision = true_positives / np.arange(1, len(order) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(recall, _RECALLS, side="left")
+    places = np.searchsorted(recall, RECALLS, side="left")
     reached = np.concatenate([envelope, [0.0]])[places]
     return float(reached.mean())
 
@@ -170,7 +170,7 @@ def froc(
     Returns:
         One value for each rate; nan without reference objects.
     """
-    hits, counted, scores, wanted = _judged(cases, threshold, EVERY_SIZE)
+    hits, counted, scores, wanted = judged_objects(cases, threshold, EVERY_SIZE)
     if not wanted:
         return (float("nan"),) * len(rates)
     order = np.argsort(-scores, kind="stable")
@@ -184,7 +184,7 @@ def froc(
     return tuple(float(found[wrong <= rate].max() / wanted) for rate in rates)
 
 
-def _judged(
+def judged_objects(
     cases: Sequence[ObjectPairs], threshold: float, size_mm3: tuple[float, float]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.floating], int]:
     """Of the predicted objects of all cases: which hit, which count, their scores; and the number

@@ -110,7 +110,7 @@ def summarise(
     cases = sorted({score.case for score in scores})
     names = dict(sorted({score.class_id: score.label for score in scores}.items()))
     table = _table(scores, cases=cases, class_ids=list(names))
-    draws = _draws(len(cases), num_resamples=num_resamples, seed=seed)
+    draws = case_draws(len(cases), num_resamples=num_resamples, seed=seed)
     tail = 100 * (1 - confidence) / 2
     per_label: dict[int, dict[str, Statistics]] = {class_id: {} for class_id in names}
     overall: dict[str, Statistics] = {}
@@ -156,7 +156,7 @@ def _table(scores: Sequence[CaseScore], *, cases: list[str], class_ids: list[int
     return table
 
 
-def _draws(num_cases: int, *, num_resamples: int, seed: int) -> Floats:
+def case_draws(num_cases: int, *, num_resamples: int, seed: int) -> Floats:
     """How often each case is drawn, shape (draws, cases)."""
     if num_cases == 0:
         return np.zeros((num_resamples, 0))
@@ -181,7 +181,7 @@ def _statistics(values: Floats, means: Floats, *, tail: float) -> Statistics:
         return Statistics(0, nan, nan, nan, nan, nan)
     if len(values) < 2:
         return Statistics(1, float(values[0]), float(values[0]), nan, nan, nan)
-    low, high = _interval(means, tail=tail)
+    low, high = percentile_interval(means, tail=tail)
     return Statistics(
         len(values),
         float(values.mean()),
@@ -198,7 +198,7 @@ def _overall(
     num_cases = int(np.isfinite(values).any(axis=1).sum())
     low = high = float("nan")
     if num_cases >= 2:
-        low, high = _interval(_row_means(means), tail=tail)
+        low, high = percentile_interval(_row_means(means), tail=tail)
     return Statistics(
         num_cases,
         _mean_of([column.mean for column in columns]),
@@ -216,7 +216,8 @@ def _row_means(means: Floats) -> Floats:
         return np.asarray(np.where(has_value, means, 0.0).sum(axis=1) / has_value.sum(axis=1))
 
 
-def _interval(means: Floats, *, tail: float) -> tuple[float, float]:
+def percentile_interval(means: Floats, *, tail: float) -> tuple[float, float]:
+    """Values that `tail` percent of the draws lie below, and above; draws of nan do not count."""
     means = means[np.isfinite(means)]
     if not len(means):
         return float("nan"), float("nan")

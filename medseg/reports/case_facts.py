@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medseg.core.errors import MedsegError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
-from medseg.core.segmentation import LabelMap
+from medseg.core.segmentation import InstanceSet, LabelMap
 from medseg.core.volume import Volume
 from medseg.dicom.scanner import scanner_name
 from medseg.inference.calibration import MARGIN
@@ -117,6 +117,29 @@ def look_at_case(
                     reliability[name] = counts
         except MedsegError:
             continue  # the evaluation lists it among its problems
+    return image_facts(
+        key, truth, labels=labels, image=image, confusion=confusion, reliability=reliability
+    )
+
+
+def image_facts(
+    key: str,
+    truth: LabelMap,
+    *,
+    labels: LabelSet,
+    image: Case | None,
+    confusion: Mapping[str, NDArray[np.int64]] | None = None,
+    reliability: Mapping[str, Reliability] | None = None,
+) -> CaseFacts:
+    """What image and reference tell, with what is known of the predictions.
+
+    Args:
+        key: case key.
+        truth: the reference.
+        labels: classes.
+        image: see `look_at_case`.
+        confusion, reliability: see `CaseFacts`.
+    """
     modality, num_channels = "", 0
     foreground: list[tuple[float, float, float]] = []
     volume = read_volume(image, truth)
@@ -132,8 +155,8 @@ def look_at_case(
         geometry.shape,
         geometry.spacing_mm,
         geometry.orientation,
-        confusion,
-        reliability,
+        confusion or {},
+        reliability or {},
         modality,
         num_channels,
         tuple(foreground),
@@ -141,15 +164,15 @@ def look_at_case(
     )
 
 
-def read_volume(image: Case | None, like: LabelMap) -> Volume | None:
-    """The image of a case if it can be read and lies on the grid of the label map."""
+def read_volume(image: Case | None, like: LabelMap | InstanceSet) -> Volume | None:
+    """The image of a case if it can be read and lies on the grid of the reference."""
     if image is None:
         return None
     try:
         volume = image.read_image()
     except MedsegError:
         return None
-    return volume if volume.spatial_shape == like.array.shape else None
+    return volume if volume.spatial_shape == like.geometry.shape else None
 
 
 def probabilities_path(prediction: Path) -> Path:

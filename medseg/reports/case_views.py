@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from medseg.core.errors import MedsegError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
 from medseg.core.segmentation import LabelMap
+from medseg.core.volume import Volume
 from medseg.inference.postprocess import bounding_box
 from medseg.metrics.case_scores import mask_of
 from medseg.reports.case_facts import class_mask, read_volume
@@ -79,20 +80,16 @@ def view_case(
     volume = read_volume(image, truth)
     turned = {name: found.reoriented("RAS") for name, found in maps.items()}
     spacing = turned["reference"].geometry.spacing_mm
-    box = _box([found.array for found in turned.values()], labels, spacing)
-    steps = _steps(box, spacing, max_voxels)
-    grid = tuple(slice(part.start, part.stop, step) for part, step in zip(box, steps, strict=True))
-    shape = [len(range(part.start, part.stop, part.step)) for part in grid]
-    arrays: list[NDArray[Any]] = []
-    channels = 0
-    if volume is not None:
-        grey = _grey(volume.reoriented("RAS").array, volume.modality)
-        # Blocks are averaged where the grid is coarser; label maps keep the voxel in the corner.
-        arrays.append(_block_means(grey[(slice(None), *box)], steps))
-        channels = len(grey)
+    mask = class_mask(turned["reference"].array, labels)
+    for found in turned.values():
+        mask |= class_mask(found.array, labels)
+    box = box_around(mask, spacing)
+    view = Frame.around(box, spacing, max_voxels)
+    grey = view.grey(volume)
+    arrays: list[NDArray[Any]] = [grey]
     surfaces = []
     for name, found in turned.items():
-        arrays.append(found.array[grid].astype(np.uint8))
+        arrays.append(found.array[view.grid].astype(np.uint8))
         for structure in labels.structures:
             mask = mask_of(found.array[box], structure.class_ids)
             vertices, triangles = surface(mask, spacing)
@@ -102,19 +99,67 @@ def view_case(
                      "triangles": len(triangles), "class": structure.paints}
                 )  # fmt: skip
                 arrays += [vertices, triangles]
-    extent = [float(n * step * mm) for n, step, mm in zip(shape, steps, spacing, strict=True)]
-    header = {
-        "shape": shape,
-        "spacing": [float(step * mm) for step, mm in zip(steps, spacing, strict=True)],
-        "extent": extent,
-        "step": list(steps),
-        "channels": channels,
-        "maps": list(turned),
-        "surfaces": surfaces,
-    }
+    header = {**view.header(len(grey)), "maps": list(turned), "surfaces": surfaces}
+    return CaseView(key, packed(header, arrays))
+
+
+def packed(header: Mapping[str, Any], arrays: Sequence[NDArray[Any]]) -> str:
+    """What a page unpacks: see `CaseView`."""
     body = json.dumps(header).encode() + b"\n"
     body += b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
-    return CaseView(key, base64.b64encode(gzip.compress(body, 6, mtime=0)).decode())
+    return base64.b64encode(gzip.compress(body, 6, mtime=0)).decode()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The part of a case that is shown, and how coarsely.
+
+    Args:
+        box: in voxels.
+        steps: voxels along each axis of which one is shown.
+        spacing_mm: of the voxels.
+    """
+
+    box: tuple[slice, slice, slice]
+    steps: tuple[int, int, int]
+    spacing_mm: tuple[float, ...]
+
+    @classmethod
+    def around(
+        cls, box: tuple[slice, slice, slice], spacing_mm: tuple[float, ...], max_voxels: int
+    ) -> Frame:
+        """A box with no more than a number of voxels shown."""
+        return cls(box, _steps(box, spacing_mm, max_voxels), spacing_mm)
+
+    @property
+    def grid(self) -> tuple[slice, ...]:
+        """The voxels of a label map that are shown: those in the corners of the blocks."""
+        return tuple(
+            slice(part.start, part.stop, step)
+            for part, step in zip(self.box, self.steps, strict=True)
+        )
+
+    def grey(self, volume: Volume | None) -> NDArray[np.uint8]:
+        """Grey values or colours, averaged over the blocks, shape (channels, I, J, K); no channel
+        without a volume.
+        """
+        if volume is None:
+            return np.zeros((0, 1, 1, 1), np.uint8)
+        levels = _grey(volume.reoriented("RAS").array, volume.modality)
+        return np.asarray(_block_means(levels[(slice(None), *self.box)], self.steps), np.uint8)
+
+    def header(self, channels: int) -> dict[str, Any]:
+        """What the page must know of the grid."""
+        shape = [len(range(part.start, part.stop, part.step)) for part in self.grid]
+        spacing = [float(step * mm) for step, mm in zip(self.steps, self.spacing_mm, strict=True)]
+        extent = [n * mm for n, mm in zip(shape, spacing, strict=True)]
+        return {
+            "shape": shape,
+            "spacing": spacing,
+            "extent": extent,
+            "step": list(self.steps),
+            "channels": channels,
+        }
 
 
 def surface(
@@ -160,12 +205,10 @@ def _cubic(
     return i, j, k
 
 
-def _box(
-    arrays: list[NDArray[Any]], labels: LabelSet, spacing_mm: tuple[float, ...]
+def box_around(
+    mask: NDArray[np.bool_], spacing_mm: tuple[float, ...]
 ) -> tuple[slice, slice, slice]:
-    mask = class_mask(arrays[0], labels)
-    for array in arrays[1:]:
-        mask |= class_mask(array, labels)
+    """The box around a mask with a margin; the whole grid around an empty one."""
     if not mask.any():
         i, j, k = (slice(0, n) for n in mask.shape)
         return i, j, k

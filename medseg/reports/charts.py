@@ -111,14 +111,17 @@ def agreement_plot(
     colour: int,
     mean: float,
     limits: tuple[float, float],
+    unit: str = "ml",
 ) -> str:
-    """Difference against mean of two volumes, with the mean difference and the limits of agreement.
+    """Difference against mean of two quantities, with the mean difference and the limits of
+    agreement.
 
     Args:
-        points: case, mean and difference in ml.
+        points: case, mean and difference.
         title: what is shown.
         colour: of the points.
         mean, limits: of the differences.
+        unit: of all these.
 
     Source: Bland and Altman 1986, Lancet 327(8476):307.
     """
@@ -129,7 +132,7 @@ def agreement_plot(
     room = (max(known) - min(known)) * 0.08 or 1.0
     x = Axis(min(0.0, *xs), max(xs) * 1.03 or 1.0, _LEFT, WIDTH - _RIGHT)
     y = Axis(min(known) - room, max(known) + room, HEIGHT - _BOTTOM, _TOP)
-    parts = [_frame(y, "prediction - reference, ml"), _bottom(x, "mean of both, ml")]
+    parts = [_frame(y, f"prediction - reference, {unit}"), _bottom(x, f"mean of both, {unit}")]
     lines = ((mean, "mean"), *((limit, "limit") for limit in limits))
     for value, kind in lines:
         if math.isfinite(value):
@@ -140,7 +143,7 @@ def agreement_plot(
                 f'text-anchor="end">{value:+.3g}</text>'
             )
     for case, a, b in points:
-        parts.append(_dot(x.at(a), y.at(b), colour, f"{case}: {b:+.4g} ml at {a:.4g} ml"))
+        parts.append(_dot(x.at(a), y.at(b), colour, f"{case}: {b:+.4g} {unit} at {a:.4g} {unit}"))
     return _svg(parts, title)
 
 
@@ -247,7 +250,7 @@ def _frame(y: Axis, title: str, *, power: bool = False) -> str:
     middle = (y.start + y.stop) / 2
     parts.append(
         f'<text class="axis" transform="translate(12 {middle:.0f}) rotate(-90)" '
-        f'text-anchor="middle">{escape(_short(title, y.start - y.stop))}</text>'
+        f'text-anchor="middle">{escape(_short(title, 1.05 * (y.start - y.stop)))}</text>'
     )
     return "".join(parts)
 

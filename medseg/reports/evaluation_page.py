@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from html import escape
@@ -24,11 +23,12 @@ from medseg.reports.evaluation_sections import (
     groups_section,
     metrics_section,
 )
+from medseg.reports.object_study import ObjectStudy
 from medseg.reports.report_tables import mean_dice
 from medseg.reports.study import Study
 
 PAGE_NAME = "report.html"
-_MAX_VIEW_VOXELS = 6_000_000
+MAX_VIEW_VOXELS = 6_000_000
 """Of all cases shown together; packed they stay below 10 MB."""
 
 
@@ -96,9 +96,15 @@ class EvaluationPage:
 
     def shown_cases(self, study: Study) -> list[tuple[str, str]]:
         """Case keys with why they are shown, each once, the worst first."""
-        first = next(iter(study.evaluations.values()))
-        means = mean_dice(first.scores)
-        ranked = sorted(means, key=lambda case: (means[case], case))
+        return self.picks(mean_dice(next(iter(study.evaluations.values())).scores))
+
+    def picks(self, values: Mapping[str, float]) -> list[tuple[str, str]]:
+        """The worst, median and best of some cases with why, each once, the worst first.
+
+        Args:
+            values: by case key; more is better.
+        """
+        ranked = sorted(values, key=lambda case: (values[case], case))
         middle = len(ranked) // 2
         picks = [(case, "worst") for case in ranked[: self.num_worst]]
         start = max(0, middle - self.num_median // 2)
@@ -121,7 +127,12 @@ def _intro(study: Study) -> str:
     ]
     if len(study.models) > 1:
         values.append((str(len(study.models)), "models"))
-    parts = [page.facts(values)]
+    return page.facts(values) + about_study(study)
+
+
+def about_study(study: Study | ObjectStudy) -> str:
+    """The model, what the page is not for, and what went wrong."""
+    parts = []
     if study.model is not None:
         name = f"Model: {study.model['name']}, sha256 {study.model['sha256'][:12]}"
         parts.append(page.paragraph(name))
@@ -152,7 +163,7 @@ def _intro(study: Study) -> str:
 def _views(study: Study, shown: Sequence[tuple[str, str]]) -> str:
     if not shown:
         return ""
-    limit = min(MAX_VOXELS, _MAX_VIEW_VOXELS // (len(shown) * (1 + len(study.models))) * 2)
+    limit = min(MAX_VOXELS, MAX_VIEW_VOXELS // (len(shown) * (1 + len(study.models))) * 2)
 
     def one(key: str) -> CaseView:
         return view_case(
@@ -199,13 +210,7 @@ def _case_box(study: Study, view: CaseView, reason: str) -> str:
         f"{' checked' if n < 2 else ''}> {escape(name)}</label>"
         for n, name in enumerate(maps)
     )
-    planes = "".join(
-        f'<figure class="plane" data-plane="{plane}"><canvas role="img" '
-        f'aria-label="{plane} slice of {escape(view.key)}"></canvas>'
-        f'<input type="range" min="0" value="0" aria-label="{plane} slice of {escape(view.key)}">'
-        f"<figcaption><span>{plane}</span><output></output></figcaption></figure>"
-        for plane in ("transverse", "coronal", "sagittal")
-    )
+    planes = plane_figures(view.key)
     solid = (
         '<figure class="plane" data-surfaces><canvas tabindex="0" role="img" '
         f'aria-label="surfaces of {escape(view.key)}; arrow keys turn them"></canvas>'
@@ -217,6 +222,17 @@ def _case_box(study: Study, view: CaseView, reason: str) -> str:
         f'<span class="soft">{escape("; ".join(scores))}</span></header>'
         f'<div class="switches">{switches}</div><div class="planes">{planes}{solid}</div>'
         f'<script type="text/plain">{view.packed}</script></article>'
+    )
+
+
+def plane_figures(key: str) -> str:
+    """The three planes of a case, which the page's script fills."""
+    return "".join(
+        f'<figure class="plane" data-plane="{plane}"><canvas role="img" '
+        f'aria-label="{plane} slice of {escape(key)}"></canvas>'
+        f'<input type="range" min="0" value="0" aria-label="{plane} slice of {escape(key)}">'
+        f"<figcaption><span>{plane}</span><output></output></figcaption></figure>"
+        for plane in ("transverse", "coronal", "sagittal")
     )
 
 
@@ -259,18 +275,11 @@ def _all_cases(study: Study, folder: Path) -> str:
 def _case_links(study: Study, model: str, case: str, folder: Path) -> str:
     files = [("reference", study.references.paths.get(case))]
     files.append(("prediction", study.predictions[model].paths.get(case)))
-    return " ".join(_link(path, folder, name) for name, path in files if path is not None)
-
-
-def _link(path: Path, folder: Path, name: str) -> str:
-    target = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-    return f'<a href="{escape(target)}">{escape(name)}</a>'
+    return " ".join(page.link(path, folder, name) for name, path in files if path is not None)
 
 
 def _files(study: Study, files: Sequence[Path], folder: Path) -> str:
-    links = "".join(
-        f"<li>{_link(path, folder, os.path.relpath(path, folder))}</li>" for path in files
-    )
+    links = "".join(f"<li>{page.link(path, folder)}</li>" for path in files)
     settings = next(iter(study.evaluations.values())).settings
     notes = [
         f"Surface Dice (NSD) at {settings.surface_dice_tolerance_mm:g} mm; distances between "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from medseg.metrics.summary import LabelSummary
 from medseg.reports import page
 from medseg.reports.charts import (
@@ -12,6 +14,7 @@ from medseg.reports.charts import (
     reliability_plot,
 )
 from medseg.reports.page import Section
+from medseg.reports.report_tables import ComparisonRow
 from medseg.reports.study import Study
 
 NUM_COLOURS = 6
@@ -73,13 +76,23 @@ def _counts(label: LabelSummary) -> str:
 
 def comparison_section(study: Study) -> Section:
     """Differences between models on the same cases."""
+    return Section("comparison", "Comparison", comparison_body(study.tables.comparison, _NAMES))
+
+
+def comparison_body(comparison: Sequence[ComparisonRow], names: Mapping[str, str]) -> str:
+    """The differences as a table; "" for none.
+
+    Args:
+        comparison: the differences.
+        names: of the metrics.
+    """
     rows = []
-    for row in study.tables.comparison:
+    for row in comparison:
         key = f"comparison/{row.first}/{row.second}/{row.label}/{row.metric}"
         rows.append(
             [
                 page.heading(row.label),
-                page.text(_NAMES[row.metric]),
+                page.text(names[row.metric]),
                 page.text(row.first),
                 page.text(row.second),
                 page.count(row.num_cases),
@@ -97,7 +110,7 @@ def comparison_section(study: Study) -> Section:
             ]
         )
     if not rows:
-        return Section("comparison", "Comparison", "")
+        return ""
     body = page.table(
         [
             "structure", "metric", "first", "second", "cases", "first mean", "second mean",
@@ -112,7 +125,7 @@ def comparison_section(study: Study) -> Section:
         "p (Holm) is adjusted for the number of rows. A small p says that one is better more "
         "often, not by how much: read the difference."
     )
-    return Section("comparison", "Comparison", body + note)
+    return body + note
 
 
 def distribution_section(study: Study) -> Section:

@@ -55,7 +55,8 @@
     head.labels = {};
     const wide = (count) => new Uint16Array(take(2 * count).slice().buffer);
     for (const name of head.maps) {
-      head.labels[name] = take(voxels);
+      // Numbers of objects are of 32 bits, classes of 8.
+      head.labels[name] = head.kinds ? new Uint32Array(take(4 * voxels).slice().buffer) : take(voxels);
       for (const part of head.surfaces) {
         if (part.map !== name) continue;
         part.points = wide(3 * part.vertices);
@@ -84,7 +85,7 @@
       this.height = shape[plane.down];
       const wide = this.width * spacing[plane.across];
       const tall = this.height * spacing[plane.down];
-      const scale = 640 / Math.max(wide, tall);
+      const scale = (figure.closest(".flat") ? 1280 : 640) / Math.max(wide, tall);
       this.canvas.width = Math.max(16, Math.round(wide * scale));
       this.canvas.height = Math.max(16, Math.round(tall * scale));
       this.slider.max = shape[plane.along] - 1;
@@ -131,7 +132,7 @@
     }
 
     draw() {
-      const { grey, labels } = this.view.data;
+      const { grey } = this.view.data;
       const slice = Number(this.slider.value);
       this.output.textContent = `${slice + 1} / ${Number(this.slider.max) + 1}`;
       const [w, h] = [this.width, this.height];
@@ -151,12 +152,19 @@
       pen.imageSmoothingEnabled = true;
       pen.drawImage(small, 0, 0, this.canvas.width, this.canvas.height);
       const [sx, sy] = [this.canvas.width / w, this.canvas.height / h];
+      const index = (x, y) => this.index(slice, x, y);
+      if (this.view.data.kinds) drawObjects(pen, this.view, w, h, index, sx, sy);
+      else this.contours(pen, w, h, index, sx, sy);
+    }
+
+    contours(pen, w, h, index, sx, sy) {
+      const { labels } = this.view.data;
       // The reference comes last and dotted, so that it is seen where a prediction agrees with it.
       const order = [...this.view.predictions, "reference"];
       for (const name of order) {
         if (!this.view.shown[name]) continue;
         const map = labels[name];
-        const at = (x, y) => (x < 0 || y < 0 || x >= w || y >= h ? 0 : map[this.index(slice, x, y)]);
+        const at = (x, y) => (x < 0 || y < 0 || x >= w || y >= h ? 0 : map[index(x, y)]);
         for (const { ids, colour } of this.view.structures) {
           const inside = (x, y) => ids.includes(at(x, y));
           const path = new Path2D();
@@ -278,6 +286,21 @@
           this.draw();
         });
       }
+      // Of objects, kinds are switched on and off, and one model is shown at a time.
+      this.kinds = {};
+      for (const box of element.querySelectorAll("input[data-kind], input[data-model]")) {
+        const { kind, model } = box.dataset;
+        if (model && !data.kinds[model]) box.disabled = true;
+        const set = () => {
+          if (kind) this.kinds[kind] = box.checked;
+          else if (box.checked) this.model = model;
+        };
+        set();
+        box.addEventListener("change", () => {
+          set();
+          this.draw();
+        });
+      }
       this.planes = [];
       for (const figure of element.querySelectorAll("[data-plane]")) {
         const plane = PLANES.find((p) => p.name === figure.dataset.plane);
@@ -287,7 +310,7 @@
       }
       const solid = element.querySelector("[data-surfaces]");
       if (data.surfaces.length) this.surfaces = new Surfaces(this, solid);
-      else solid.hidden = true;
+      else if (solid) solid.hidden = true;
       this.draw();
     }
 

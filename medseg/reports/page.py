@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 # Scripts and styles are those of this page alone, and nothing is ever fetched.
@@ -38,6 +40,7 @@ def document(
     intro: str,
     sections: Sequence[Section],
     structures: Sequence[Mapping[str, Any]] = (),
+    scripts: Sequence[str] = ("page.js",),
 ) -> str:
     """The whole page.
 
@@ -46,6 +49,7 @@ def document(
         intro: HTML below the heading.
         sections: in order; those without a body are left out.
         structures: name, class numbers and colour of what cases are drawn with.
+        scripts: files beside this one, in the order in which they are needed.
     """
     shown = [section for section in sections if section.body]
     menu = "".join(f'<a href="#{s.name}">{escape(s.title)}</a>' for s in shown)
@@ -54,7 +58,7 @@ def document(
     )
     folder = files("medseg.reports")
     style = (folder / "page.css").read_text(encoding="utf-8")
-    script = (folder / "page.js").read_text(encoding="utf-8")
+    script = "".join((folder / name).read_text(encoding="utf-8") for name in scripts)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -203,3 +207,13 @@ def facts(values: Sequence[tuple[str, str]]) -> str:
 
 def paragraph(words: str) -> str:
     return f'<p class="soft">{escape(words)}</p>'
+
+
+def link(path: Path, folder: Path, name: str = "") -> str:
+    """A link to a file from a page in a folder; without a name it shows where the file lies."""
+    target = relative(path.resolve(), folder.resolve())
+    return f'<a href="{escape(target)}">{escape(name or relative(path, folder))}</a>'
+
+
+def relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()

@@ -113,32 +113,60 @@ class ReportTables:
 
     def write(self, folder: str | Path) -> list[Path]:
         """Writes <name>.csv for each table that has rows; numbers in full."""
-        paths = []
-        for field in fields(self):
-            rows = getattr(self, field.name)
-            if rows:
-                path = Path(folder) / f"{field.name}.csv"
-                write_text(path, _csv(rows))
-                paths.append(path)
-        return paths
+        return write_tables(
+            {field.name: getattr(self, field.name) for field in fields(self)}, folder
+        )
+
+
+def write_tables(tables: Mapping[str, Sequence[Any]], folder: str | Path) -> list[Path]:
+    """Writes <name>.csv for each table that has rows, which are dataclasses; numbers in full."""
+    paths = []
+    for name, rows in tables.items():
+        if rows:
+            path = Path(folder) / f"{name}.csv"
+            write_text(path, _csv(rows))
+            paths.append(path)
+    return paths
 
 
 def compare_models(evaluations: Mapping[str, Evaluation]) -> tuple[ComparisonRow, ...]:
     """Every pair of models on every class and metric of COMPARED; p values adjusted over all."""
+    settings = settings_of(evaluations)
+    return comparison_rows(
+        {model: _by_place(evaluation.scores) for model, evaluation in evaluations.items()},
+        COMPARED,
+        confidence=settings.confidence,
+        num_resamples=settings.num_resamples,
+        seed=settings.seed,
+    )
+
+
+def comparison_rows(
+    scores: Mapping[str, Mapping[tuple[str, str], Any]],
+    metrics: Sequence[str],
+    *,
+    confidence: float,
+    num_resamples: int,
+    seed: int,
+) -> tuple[ComparisonRow, ...]:
+    """Every pair of models on every class and metric; p values adjusted over all rows.
+
+    Args:
+        scores: per model the scores, with metrics as attributes, by case and class.
+        metrics: what is compared.
+        confidence, num_resamples, seed: of the intervals.
+    """
     rows: list[ComparisonRow] = []
-    for (first, one), (second, other) in combinations(evaluations.items(), 2):
-        settings = one.settings
-        a, b = _by_place(one.scores), _by_place(other.scores)
-        labels = dict.fromkeys(score.label for score in one.scores)
-        for label in labels:
+    for (first, a), (second, b) in combinations(scores.items(), 2):
+        for label in dict.fromkeys(name for _, name in a):
             cases = sorted(case for case, name in a if name == label and (case, name) in b)
-            for metric in COMPARED:
+            for metric in metrics:
                 found = paired_difference(
                     [getattr(a[case, label], metric) for case in cases],
                     [getattr(b[case, label], metric) for case in cases],
-                    confidence=settings.confidence,
-                    num_resamples=settings.num_resamples,
-                    seed=settings.seed,
+                    confidence=confidence,
+                    num_resamples=num_resamples,
+                    seed=seed,
                 )
                 rows.append(
                     ComparisonRow(

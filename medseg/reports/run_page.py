@@ -14,6 +14,7 @@ from medseg.metrics.summary import Summary
 from medseg.reports import page
 from medseg.reports.charts import legend, line_plot
 from medseg.reports.evaluation_sections import NUM_COLOURS
+from medseg.reports.object_sections import scores_body
 
 PAGE_NAME = "run.html"
 
@@ -42,6 +43,7 @@ class RunFacts:
         notice: what must be said about the data; "" if nothing.
         facts: large numbers at the top: value and word.
         summary: scores of the cases it did not train on; None if there are none.
+        object_scores: the same where objects were scored, as scores.json holds them.
         summary_title: which cases these are.
         history: rows of history.csv.
         samples: predictions of one validation case over the training.
@@ -59,6 +61,7 @@ class RunFacts:
     notice: str = ""
     facts: Sequence[tuple[str, str]] = ()
     summary: Summary | None = None
+    object_scores: Mapping[str, Any] | None = None
     summary_title: str = ""
     history: Sequence[Mapping[str, str]] = ()
     samples: Sequence[Picture] = ()
@@ -100,6 +103,8 @@ def write_run_page(run: RunFacts, folder: Path) -> Path:
 
 
 def _scores(run: RunFacts) -> str:
+    if run.object_scores is not None and run.object_scores["num_cases"]:
+        return scores_body({"": run.object_scores}, about=f"{run.summary_title}: all objects")
     if run.summary is None or not run.summary.num_cases:
         return ""
     summary = run.summary

@@ -148,9 +148,6 @@ def gather(
         confusion_rows(facts, list(evaluations), labels),
         calibration_rows(facts, list(evaluations)),
     )
-    model = None
-    if bundle is not None:
-        model = {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
     return Study(
         evaluations,
         labels,
@@ -159,15 +156,23 @@ def gather(
         shown,
         facts,
         tables,
-        _unlike(facts, bundle),
-        model,
+        unlike_bundle(facts, bundle),
+        bundle_facts(bundle),
         tuple(notes),
     )
 
 
-def _unlike(
+def bundle_facts(bundle: ModelBundle | BundleGroup | None) -> dict[str, str] | None:
+    """What a page and scores.json say of a model."""
+    if bundle is None:
+        return None
+    return {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
+
+
+def unlike_bundle(
     facts: Sequence[CaseFacts], bundle: ModelBundle | BundleGroup | None
 ) -> dict[str, list[str]]:
+    """Why cases are unlike the training of a bundle, or of any of several, by case key."""
     if not isinstance(bundle, BundleGroup):
         return {} if bundle is None else unlike_training(facts, bundle)
     reasons: dict[str, list[str]] = {}

@@ -6,6 +6,7 @@ The network finds bright parts by itself, so every object must come out where it
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -74,8 +75,13 @@ def test_nuclei_are_found_again(place, capsys):
     assert label["num_references"] == 28
     assert label["iou"]["0.90"]["accuracy"] == 1.0
     assert label["ap50"] == 1.0
+    assert label["intervals"]["pq"] == [label["pq"], label["pq"]]  # every case is found
     run = json.loads((place / "runs" / "bright" / "fold_0" / "scores.json").read_text())
     assert run["kind"] == "objects"
+    page = (place / "runs" / "bright" / "fold_0" / "run.html").read_text()
+    shown = re.search(r'data-value="([^"]*)" data-key="summary//[^"]*/accuracy"', page)
+    (label,) = run["labels"].values()
+    assert float(shown.group(1)) == label["iou"]["0.50"]["accuracy"]
     folds = place / "runs" / "bright"
     shutil.copytree(folds / "fold_0", folds / "fold_1")
     assert main(["ensemble", f"folds={folds}"]) == 1
@@ -86,7 +92,6 @@ def test_nuclei_are_found_again(place, capsys):
     for command, chosen in (
         (predict, "inference.tta=mirror"),
         (predict, "inference.engine=onnx"),
-        (evaluate, "report=html"),
         (evaluate, "ensembles=[majority]"),
     ):
         assert main([*command, chosen]) == 1
