@@ -68,9 +68,16 @@ def _score_folders(
     labels: LabelSet | None,
     bundle: ModelBundle | BundleGroup | None,
 ) -> int:
-    are_parts = cfg.instances_from == "components"
-    if are_parts or all(has_objects(folder) for folder in folders.values()):
+    of_objects = [name for name, folder in folders.items() if has_objects(folder)]
+    if cfg.instances_from == "components" or len(of_objects) == len(folders):
         return run_objects(cfg, folders, labels, bundle, _settings(cfg))
+    if of_objects:
+        others = ", ".join(name for name in folders if name not in of_objects)
+        raise ConfigError(
+            "predictions",
+            f"number their objects in {', '.join(of_objects)}, but not in {others}",
+            "set instances_from=components to compare with the connected parts of label maps",
+        )
     folders |= fuse_folders(
         folders, list(cfg.ensembles), Path(cfg.paths.output), weights=cfg.weights
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from medseg.reports.object_evaluation import ObjectEvaluation, ObjectSettings, e
 from medseg.reports.object_files import ObjectFiles, find_object_files
 from medseg.reports.object_summary import summary_of
 from medseg.reports.object_tables import object_table, write_object_scores
+from medseg.sources.instance_maps import OBJECT_LABELS
 
 if TYPE_CHECKING:
     from medseg.bundle import ModelBundle
@@ -55,11 +57,12 @@ def run_objects(
         if bundle is None
         else {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
     )
+    places = _find(cfg, folders, labels)
     found: dict[str, tuple[ObjectFiles, ObjectEvaluation]] = {}
     summaries: dict[str, dict[str, Any]] = {}
     written: list[Path] = []
-    for name, folder in folders.items():
-        files, evaluation = _evaluate(cfg, folder, labels, settings)
+    for name, files in places.items():
+        evaluation = _evaluate(cfg, name, files, settings)
         summary = summary_of(evaluation)
         place = output if len(folders) == 1 else output / name
         written += write_object_scores(evaluation, summary, place, model=model)
@@ -76,22 +79,33 @@ def run_objects(
     return 0 if all(evaluation.is_complete for _, evaluation in found.values()) else 3
 
 
+def _find(
+    cfg: DictConfig, folders: Mapping[str, Path], labels: LabelSet | None
+) -> dict[str, ObjectFiles]:
+    """What each folder holds, with the same classes for all: those given, else the first named."""
+    found = {
+        name: find_object_files(
+            folder, Path(cfg.references), labels=labels, instances_from=str(cfg.instances_from)
+        )
+        for name, folder in folders.items()
+    }
+    named = [files.labels for files in found.values() if files.labels != OBJECT_LABELS]
+    common = named[0] if named else OBJECT_LABELS
+    return {name: replace(files, labels=common) for name, files in found.items()}
+
+
 def _evaluate(
-    cfg: DictConfig, folder: Path, labels: LabelSet | None, settings: ScoreSettings
-) -> tuple[ObjectFiles, ObjectEvaluation]:
+    cfg: DictConfig, name: str, files: ObjectFiles, settings: ScoreSettings
+) -> ObjectEvaluation:
     options: Any = OmegaConf.to_container(cfg.objects, resolve=True)
-    files = find_object_files(
-        folder, Path(cfg.references), labels=labels, instances_from=str(cfg.instances_from)
-    )
-    with counting(f"scoring {folder.name}", len(files.keys)) as count:
-        evaluation = evaluate_objects(
+    with counting(f"scoring {name}", len(files.keys)) as count:
+        return evaluate_objects(
             files,
             settings=ObjectSettings(**options),
             bootstrap=Bootstrap(settings.confidence, settings.num_resamples, settings.seed),
             allow_missing=bool(cfg.get("allow_missing", False)),
             on_progress=count,
         )
-    return files, evaluation
 
 
 def _report(

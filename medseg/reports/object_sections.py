@@ -105,7 +105,7 @@ def sizes_body(study: ObjectStudy) -> str:
     if not rows:
         return ""
     lesion_iou = next(iter(study.summaries.values()))["settings"]["lesion_iou"]
-    return page.table(
+    return "<h3>By size</h3>" + page.table(
         [
             "class", *(["model"] if len(study.models) > 1 else []), "size", "from mm³", "below mm³",
             "objects", f"share found at IoU {lesion_iou:g}", "AP50",
@@ -223,7 +223,8 @@ def counts_section(study: ObjectStudy) -> Section:
         caption="Objects predicted minus objects of the reference per case, with limits of "
         "agreement (1.96 standard deviations)",
     )
-    body = f'<div class="grid">{"".join(figures)}<div>{table}</div></div>'
+    inside, below = (f"<div>{table}</div>", "") if len(figures) == 1 else ("", table)
+    body = f'<div class="grid">{"".join(figures)}{inside}</div>{below}'
     return Section("counts", "Agreement of counts", body if rows else "")
 
 

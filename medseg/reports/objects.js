@@ -59,7 +59,7 @@ function drawObjects(pen, view, width, height, index, sx, sy) {
       layers[side].push([kinds[side][number - 1], path]);
     }
   }
-  const scale = pen.canvas.width / 640;
+  const scale = Math.max(pen.canvas.width, pen.canvas.height) / 720;
   for (const style of view.structures) {
     if (!view.kinds[style.code]) continue;
     for (const [code, path] of layers[style.is_reference ? "reference" : "prediction"]) {

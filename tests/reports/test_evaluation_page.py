@@ -219,9 +219,8 @@ def open_cases(page: Page) -> Locator:
     cases = page.locator(".case[data-case]")
     for case in cases.all():
         case.scroll_into_view_if_needed()
-    page.wait_for_function(
-        "[...document.querySelectorAll('.case')].every((c) => c.dataset.state === 'open')"
-    )
+        # Not by wait_for_function, whose second try the page's policy forbids.
+        expect(case).to_have_attribute("data-state", "open", timeout=PATIENCE_MS)
     return cases
 
 

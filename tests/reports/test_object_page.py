@@ -18,6 +18,7 @@ from playwright.sync_api import expect
 from medseg.cli.commands import main
 from medseg.core.geometry import Geometry
 from medseg.core.identity import Case
+from medseg.core.labels import LabelSet
 from medseg.core.segmentation import InstanceSet, LabelMap
 from medseg.core.volume import Volume
 from medseg.writers.instance_files import write_instances
@@ -39,9 +40,11 @@ def numbers_of(key: str) -> np.ndarray:
     return array
 
 
-def save(folder: Path, key: str, array: np.ndarray, score: float) -> None:
+def save(
+    folder: Path, key: str, array: np.ndarray, score: float, labels: LabelSet | None = None
+) -> None:
     geometry = GRIDS[key]
-    found = InstanceSet.from_map(array, geometry, labels=object_cases.NUCLEI)
+    found = InstanceSet.from_map(array, geometry, labels=labels)
     scores = np.linspace(score, score + 0.05, len(found)).astype(np.float32)
     volume = Volume(np.zeros((1, *geometry.shape), np.float32), geometry)
     case = Case(key, read_image=lambda: volume, paths=(Path(f"{key}.nii.gz"),))
@@ -52,7 +55,7 @@ def save(folder: Path, key: str, array: np.ndarray, score: float) -> None:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
     """Folders of images, references and two predictions: `good` has lost a slice of one object,
-    `poor` has lost object 1 and found a false one.
+    `poor` has lost object 1, found a false one and does not name its classes.
     """
     root = tmp_path_factory.mktemp("objects")
     for n, (key, geometry) in enumerate(GRIDS.items()):
@@ -68,7 +71,7 @@ def study(tmp_path_factory) -> Path:
         good[20] = 0
         poor[poor == 1] = 0
         poor[24:29, 24:30] = 9
-        save(root / "good", key, good, 0.9)
+        save(root / "good", key, good, 0.9, object_cases.NUCLEI)
         save(root / "poor", key, poor, 0.6 - 0.02 * n)
     (root / "groups.csv").write_text("case,site\na,north\nb,north\nflat,<south>\n")
     return root
@@ -195,6 +198,17 @@ def test_objects_are_not_combined(study, tmp_path, capsys):
 
     told = capsys.readouterr()
     assert "ensembles: is ['majority'], but label maps alone can be combined" in told.out + told.err
+
+
+def test_objects_and_classes_are_compared_only_where_parts_are_objects(study, tmp_path, capsys):
+    both = f"[{study / 'good'},{study / 'references'}]"
+
+    assert evaluate(study, tmp_path, both) == 1
+
+    told = capsys.readouterr()
+    text = " ".join((told.out + told.err).split())
+    assert "predictions: number their objects in good, but not in references" in text
+    assert "instances_from=components" in text
 
 
 @pytest.mark.slow
