@@ -231,8 +231,8 @@ def main() -> None:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             facts = train(name, data_set, source, minutes=arguments.minutes, folder=folder)
-            if facts["exit_code"] < 0:
-                raise SystemExit(f"{name} on {data_set}: stopped by signal {-facts['exit_code']}")
+            if not 0 <= facts["exit_code"] <= 128:
+                raise SystemExit(f"{name} on {data_set}: was stopped")
             _write(path, facts)
             print(f"{name} on {data_set}: {facts}", flush=True)
 

@@ -22,6 +22,7 @@ from medseg.models.strides import scaled
 STRIDE = 16
 """UNETR's tokens are 16 voxels wide; MedNeXt and V-Net halve every axis four times."""
 HEAD_CHANNELS = 64
+_VNET_FEATURES = 32
 
 Size = Literal["S", "B", "M", "L"]
 # Expansion ratios and blocks of the four stages and the bottleneck (Roy et al. 2023, table 4).
@@ -201,8 +202,10 @@ class VNet(nn.Module):
     """MONAI's V-Net: residual stages of 5x5x5 convolutions, 16 to 256 channels wide.
 
     Deviation: a number of image channels that does not divide 16 is brought to 16 by a 1x1
-    convolution, since the first stage adds the repeated image to its features. No dropout by
-    default, as in the paper; MONAI's own default of 0.5 keeps it from learning in short trainings.
+    convolution, since the first stage adds the repeated image to its features.
+
+    As in the paper and unlike MONAI's own, logits come from a 1x1 convolution of the last features,
+    which normalising them before would keep small, and nothing is dropped by default.
 
     Args:
         in_channels: image channels.
@@ -241,6 +244,7 @@ class VNet(nn.Module):
             dropout_prob_up=(dropout, dropout),
             dropout_dim=spatial_dims,
         )
+        self.network.out_tr = kind(_VNET_FEATURES, out_channels, 1)
         configure(
             self.network,
             spatial_dims,
