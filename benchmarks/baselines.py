@@ -215,7 +215,8 @@ def table(folder: Path) -> str:
     for data_set in DATA_SETS:
         place = folder / data_set.name
         first = read(place / "scores" / "otsu" / "scores.json")
-        labels = list(first["labels"])
+        trained = place / "scores" / "unet" / "scores.json"
+        labels = list((read(trained) if trained.is_file() else first)["labels"])
         heads = ["", *(f"{label} Dice" for label in labels)]
         if data_set.finds_objects:
             heads += ["AP at IoU 0.5", "AP 0.5 to 0.95", "F1 at IoU 0.5"]
@@ -226,7 +227,7 @@ def table(folder: Path) -> str:
         lines += [f"{data_set.name}, {first['num_cases']} cases{training}", ""]
         lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for name, shown in methods:
-            cells = [shown, *dice_cells(place / "scores" / name, labels)]
+            cells = [shown, *dice_cells(place / "scores" / name, len(labels))]
             if data_set.finds_objects:
                 cells += object_cells(place / "scores" / f"{name}_objects")
             lines.append(f"| {' | '.join(cells)} |")
@@ -237,13 +238,14 @@ def table(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def dice_cells(folder: Path, labels: list[str]) -> list[str]:
+def dice_cells(folder: Path, num_labels: int) -> list[str]:
+    """Of each class; the networks and the methods call the same classes by different names."""
     if not (folder / "scores.json").is_file():
-        return ["-"] * len(labels)
-    found = read(folder / "scores.json")["labels"]
+        return ["-"] * num_labels
+    entries = [found["dice"] for found in read(folder / "scores.json")["labels"].values()]
     return [
         f"{entry['mean']:.3f} ({entry['interval'][0]:.3f} to {entry['interval'][1]:.3f})"
-        for entry in (found[label]["dice"] for label in labels)
+        for entry in entries
     ]
 
 
