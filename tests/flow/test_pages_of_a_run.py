@@ -62,7 +62,7 @@ def test_the_page_of_a_training_is_shown_without_complaint_and_read_by_keyboard(
             page.keyboard.press("Tab")
             page.keyboard.press("Tab")
             page.keyboard.press("Enter")  # the second entry of the menu
-            page.wait_for_function("location.hash === '#curves'")
+            page.wait_for_url("**#curves")
             expect(page.locator("#curves")).to_be_in_viewport(timeout=PATIENCE_MS)
 
             colour = "() => getComputedStyle(document.body).backgroundColor"

@@ -152,7 +152,7 @@ def test_a_browser_shows_queue_failures_throughput_and_pictures(served):
 
     with chromium() as browser, shown(browser, url, width=900) as (page, complaints):
         page.locator("#state.ok").wait_for()
-        page.wait_for_function("document.querySelector('#overlays img').naturalWidth > 0")
+        page.locator("#overlays img").first.evaluate("picture => picture.decode()")
         text = " ".join(page.locator("body").inner_text().split())
         picture = page.screenshot(full_page=True)
 
