@@ -33,7 +33,7 @@ from medseg.inference.selection import (
 )
 from medseg.metrics.summary import Summary
 from medseg.reports.evaluation import Evaluation
-from medseg.reports.score_tables import scores_table, write_scores
+from medseg.reports.score_tables import bundle_facts, scores_table, write_scores
 
 
 def run(cfg: DictConfig) -> int:
@@ -67,7 +67,7 @@ def run(cfg: DictConfig) -> int:
         evaluation,
         summary,
         output,
-        model={"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256},
+        model=bundle_facts(bundle),
     )
     _write_report(output / "ensemble.json", folds, rules, decisions, calibration, work)
     _show(bundle, summary, raw.summarise(), rules, decisions, calibration, output)

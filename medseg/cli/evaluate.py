@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -16,7 +16,7 @@ from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
 from medseg.reports.evaluation import Evaluation, ScoreSettings, evaluate_folders
 from medseg.reports.object_files import has_objects, reference_keys
-from medseg.reports.score_tables import scores_table, write_scores
+from medseg.reports.score_tables import bundle_facts, scores_table, write_scores
 
 if TYPE_CHECKING:
     from medseg.bundle import ModelBundle
@@ -82,7 +82,7 @@ def _score_folders(
         folders, list(cfg.ensembles), Path(cfg.paths.output), weights=cfg.weights
     )
     evaluations = {name: _score(cfg, folder, labels) for name, folder in folders.items()}
-    model = None if bundle is None else _facts(bundle)
+    model = bundle_facts(bundle)
     output = Path(cfg.paths.output)
     files: list[Path] = []
     for name, evaluation in evaluations.items():
@@ -182,8 +182,3 @@ def _labels(cfg: DictConfig, bundle: ModelBundle | BundleGroup | None) -> LabelS
         mapping = OmegaConf.to_container(cfg.labels, resolve=True)
         return LabelSet.from_mapping(mapping)  # type: ignore[arg-type]
     return None if bundle is None else bundle.labels
-
-
-def _facts(bundle: ModelBundle | BundleGroup) -> dict[str, Any]:
-    """What scores.json says of the model."""
-    return {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}

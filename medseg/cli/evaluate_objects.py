@@ -18,6 +18,7 @@ from medseg.reports.object_evaluation import ObjectEvaluation, ObjectSettings, e
 from medseg.reports.object_files import ObjectFiles, find_object_files
 from medseg.reports.object_summary import summary_of
 from medseg.reports.object_tables import object_table, write_object_scores
+from medseg.reports.score_tables import bundle_facts
 from medseg.sources.instance_maps import OBJECT_LABELS
 
 if TYPE_CHECKING:
@@ -52,11 +53,7 @@ def run_objects(
             "leave it out",
         )
     output = Path(cfg.paths.output)
-    model = (
-        None
-        if bundle is None
-        else {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
-    )
+    model = bundle_facts(bundle)
     places = _find(cfg, folders, labels)
     found: dict[str, tuple[ObjectFiles, ObjectEvaluation]] = {}
     summaries: dict[str, dict[str, Any]] = {}

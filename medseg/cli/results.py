@@ -25,7 +25,7 @@ from medseg.reports.evaluation import score_cases
 from medseg.reports.object_evaluation import score_objects
 from medseg.reports.object_summary import summary_of
 from medseg.reports.object_tables import object_table, write_object_scores
-from medseg.reports.score_tables import scores_table, write_scores
+from medseg.reports.score_tables import bundle_facts, scores_table, write_scores
 from medseg.training.fit import FitResult
 from medseg.writers.dicom_seg import DicomSegWriter
 from medseg.writers.nifti import NiftiWriter
@@ -100,7 +100,7 @@ def _scored(
     title: str,
 ) -> Table:
     """Scores the results, writes the scores and gives them as a table."""
-    model = {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
+    model = bundle_facts(bundle)
     found = [
         (outcome.key, reference, outcome.result)
         for outcome in outcomes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from medseg.reports.groups import Grouping, groupings_of
 from medseg.reports.object_evaluation import ObjectEvaluation
 from medseg.reports.object_files import ObjectFiles
 from medseg.reports.object_summary import ObjectCaseScore, case_scores
-from medseg.reports.report_tables import ComparisonRow, comparison_rows, write_tables
-from medseg.reports.study import bundle_facts, unlike_bundle
+from medseg.reports.report_tables import ComparisonRow, Tables, comparison_rows
+from medseg.reports.score_tables import bundle_facts
+from medseg.reports.study import unlike_bundle
 from medseg.sources.folder import Folder
 
 COMPARED = ("accuracy", "f1", "lesion_f1", "pq")
@@ -65,16 +66,12 @@ class ObjectGroupRow:
 
 
 @dataclass(frozen=True)
-class ObjectTables:
+class ObjectTables(Tables):
     """The tables besides the scores: shown on the page and written as CSV."""
 
     comparison: tuple[ComparisonRow, ...]
     groups: tuple[ObjectGroupRow, ...]
     counts: tuple[CountRow, ...]
-
-    def write(self, folder: str | Path) -> list[Path]:
-        """Writes <name>.csv for each table that has rows; numbers in full."""
-        return write_tables({one.name: getattr(self, one.name) for one in fields(self)}, folder)
 
 
 @dataclass(frozen=True, eq=False)

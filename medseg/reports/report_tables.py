@@ -102,7 +102,23 @@ class CalibrationRow:
 
 
 @dataclass(frozen=True)
-class ReportTables:
+class Tables:
+    """Tables as fields, each a sequence of rows that are dataclasses."""
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Writes <name>.csv for each table that has rows; numbers in full."""
+        paths = []
+        for field in fields(self):
+            rows = getattr(self, field.name)
+            if rows:
+                path = Path(folder) / f"{field.name}.csv"
+                write_text(path, _csv(rows))
+                paths.append(path)
+        return paths
+
+
+@dataclass(frozen=True)
+class ReportTables(Tables):
     """All of them."""
 
     comparison: tuple[ComparisonRow, ...]
@@ -110,23 +126,6 @@ class ReportTables:
     agreement: tuple[AgreementRow, ...]
     confusion: tuple[ConfusionRow, ...]
     calibration: tuple[CalibrationRow, ...]
-
-    def write(self, folder: str | Path) -> list[Path]:
-        """Writes <name>.csv for each table that has rows; numbers in full."""
-        return write_tables(
-            {field.name: getattr(self, field.name) for field in fields(self)}, folder
-        )
-
-
-def write_tables(tables: Mapping[str, Sequence[Any]], folder: str | Path) -> list[Path]:
-    """Writes <name>.csv for each table that has rows, which are dataclasses; numbers in full."""
-    paths = []
-    for name, rows in tables.items():
-        if rows:
-            path = Path(folder) / f"{name}.csv"
-            write_text(path, _csv(rows))
-            paths.append(path)
-    return paths
 
 
 def compare_models(evaluations: Mapping[str, Evaluation]) -> tuple[ComparisonRow, ...]:

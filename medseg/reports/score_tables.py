@@ -11,7 +11,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
@@ -22,6 +22,10 @@ from medseg.core.atomic import write_text
 from medseg.metrics.case_scores import CaseScore
 from medseg.metrics.summary import LabelSummary, Statistics, Summary
 from medseg.reports.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from medseg.bundle import ModelBundle
+    from medseg.inference.ensemble import BundleGroup
 
 FORMAT_VERSION = 1
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(CaseScore))
@@ -58,6 +62,13 @@ _SURFACES = {
     "elements": "surface elements between voxel centres, weighted by area (Nikolov et al. 2021)",
     "border_voxels": "centres of voxels that share a face with the outside, each counting 1",
 }
+
+
+def bundle_facts(bundle: ModelBundle | BundleGroup | None) -> dict[str, str] | None:
+    """What a page and scores.json say of a model."""
+    if bundle is None:
+        return None
+    return {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
 
 
 def write_scores(

@@ -25,6 +25,7 @@ from medseg.reports.report_tables import (
     group_rows,
     settings_of,
 )
+from medseg.reports.score_tables import bundle_facts
 from medseg.reports.unlike_training import unlike_training
 from medseg.sources.folder import Folder
 
@@ -160,13 +161,6 @@ def gather(
         bundle_facts(bundle),
         tuple(notes),
     )
-
-
-def bundle_facts(bundle: ModelBundle | BundleGroup | None) -> dict[str, str] | None:
-    """What a page and scores.json say of a model."""
-    if bundle is None:
-        return None
-    return {"name": bundle.name, "notice": bundle.notice, "sha256": bundle.sha256}
 
 
 def unlike_bundle(

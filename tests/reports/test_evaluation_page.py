@@ -1,9 +1,7 @@
 """The report of two models on three small cases: what it says, and what it must not."""
 
 import base64
-import csv
 import gzip
-import html
 import json
 import re
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from browser import LOOKS, PATIENCE_MS, Complaints, chromium, faint, overflowing, shown
 from playwright.sync_api import Locator, Page, expect
+from report_files import rows, shown_numbers
 
 from medseg.cli.commands import main
 
@@ -62,20 +61,8 @@ def report(tmp_path_factory) -> Path:
     return root / "out"
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def numbers(report: Path) -> dict[str, float]:
-    """Numbers on the page by the key of their cell."""
-    text = (report / "report.html").read_text()
-    cells = re.findall(r'<td[^>]*data-value="([^"]*)" data-key="([^"]*)"', text)
-    return {html.unescape(key): float(value) for value, key in cells}
-
-
 def test_every_score_on_the_page_is_that_of_the_csv_to_the_last_digit(report):
-    shown = numbers(report)
+    shown = shown_numbers(report)
     for model in ("good", "poor"):
         for row in rows(report / model / "scores.csv"):
             if row["status"] == "absent":
@@ -86,7 +73,7 @@ def test_every_score_on_the_page_is_that_of_the_csv_to_the_last_digit(report):
 
 
 def test_every_mean_on_the_page_is_that_of_the_json(report):
-    shown = numbers(report)
+    shown = shown_numbers(report)
     for model in ("good", "poor"):
         content = json.loads((report / model / "scores.json").read_text())
         for label, metrics in content["labels"].items():
@@ -95,7 +82,7 @@ def test_every_mean_on_the_page_is_that_of_the_json(report):
 
 
 def test_the_other_tables_on_the_page_are_those_of_their_files(report):
-    shown = numbers(report)
+    shown = shown_numbers(report)
     expected = {}
     for row in rows(report / "comparison.csv"):
         key = f"comparison/{row['first']}/{row['second']}/{row['label']}/{row['metric']}"

@@ -1,9 +1,7 @@
 """The report of two models on three small cases of objects: what it says and shows."""
 
 import base64
-import csv
 import gzip
-import html
 import json
 import re
 from dataclasses import replace
@@ -14,6 +12,7 @@ import object_cases
 import pytest
 from browser import LOOKS, PATIENCE_MS, Complaints, chromium, faint, overflowing, shown
 from playwright.sync_api import expect
+from report_files import rows, shown_numbers
 
 from medseg.cli.commands import main
 from medseg.core.geometry import Geometry
@@ -89,18 +88,6 @@ def evaluate(study: Path, out: Path, predictions: str, *more: str) -> int:
 def report(study) -> Path:
     assert evaluate(study, study / "out", f"[{study / 'good'},{study / 'poor'}]") == 0
     return study / "out"
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def shown_numbers(report: Path) -> dict[str, float]:
-    """Numbers on the page by the key of their cell."""
-    text = (report / "report.html").read_text()
-    cells = re.findall(r'<td[^>]*data-value="([^"]*)" data-key="([^"]*)"', text)
-    return {html.unescape(key): float(value) for value, key in cells}
 
 
 def test_every_number_on_the_page_is_that_of_a_file_to_the_last_digit(report):
