@@ -149,6 +149,7 @@ def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
         seed=int(cfg.seed),
         rank=_rank(),
         num_steps=total_steps,
+        centre_classes=task.centre_classes,
         region_margin=region_margin,
         finishes=not spec.augments_on(prepared.device),
     )

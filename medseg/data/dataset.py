@@ -44,6 +44,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         outside_label: target of voxels beyond the image: background, or the ignore value.
         seed, rank: of this process.
         num_steps: length.
+        centre_classes: the classes that patches are centred on; None means all but background.
         region_margin: voxels along each axis; patches lie in regions with about this margin around
             the reference, as the fine network of a cascade sees them; None means anywhere.
         finishes: change the patches here; False leaves it to the device that trains.
@@ -61,6 +62,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         seed: int,
         rank: int,
         num_steps: int,
+        centre_classes: Sequence[int] | None = None,
         region_margin: tuple[float, ...] | None = None,
         finishes: bool = True,
     ) -> None:
@@ -73,6 +75,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.rank = rank
         self.num_steps = num_steps
+        self.centre_classes = centre_classes
         self.region_margin = region_margin
         self.finishes = finishes
 
@@ -127,7 +130,11 @@ class BatchDataset(Dataset[dict[str, Any]]):
         patch_size = tuple(plan.patch_size or ())
         dims = plan.spatial_dims
         image, labels = case.image, case.labels
-        locations: list[Any] = list(case.locations) if wants_foreground else []
+        locations: list[Any] = []
+        if wants_foreground:
+            of_classes = range(1, len(case.locations) + 1)
+            chosen = of_classes if self.centre_classes is None else self.centre_classes
+            locations = [case.locations[class_id - 1] for class_id in chosen]
         if dims == 2:
             present = [voxels for voxels in locations if len(voxels)]
             slice_number = self._any_slice(labels, rng)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medseg.models.blocks import Activation, Initialisation, Norm, conv, initialise
 from medseg.models.detection.anchors import NUM_ANCHORS, plan_anchors
 from medseg.models.detection.boxes import as_strict_in, clip, decode, encode
-from medseg.models.detection.dense import dense_loss
+from medseg.models.detection.dense import classes_of, dense_loss
 from medseg.models.detection.levels import pooled_from_levels
 from medseg.models.detection.maps import covered_by
 from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
@@ -61,9 +61,9 @@ class MaskRCNN(nn.Module):
         max_proposals: of an image, for the second stage, in training and in prediction.
         num_samples: of them, those of an image that the second stage learns from.
         max_iou: of two detections of one class in 2D; in 3D what is as strict (`as_strict_in`).
-        dense_weight: of a loss on the class of each voxel of the finest level with boxes, which
-            teaches the features more in a step than a few boxes can (Jaeger et al. 2020); 0 leaves
-            it out.
+        dense_weight: of a loss on the class of each voxel of the finest level with boxes, stuff
+            included, which teaches the features more in a step than a few boxes can (Jaeger et al.
+            2020); 0 leaves it out.
         norm, activation, initialisation: see `medseg.models.blocks`.
 
     Attributes:
@@ -145,6 +145,7 @@ class MaskRCNN(nn.Module):
             activation=activation,
         )
         self.dense_weight = dense_weight
+        self.reads_stuff = dense_weight > 0
         self.dense: nn.Module | None = None
         if dense_weight:
             self.dense = conv(spatial_dims, width, out_channels, kernel_size=(1,) * spatial_dims)
@@ -199,7 +200,8 @@ class MaskRCNN(nn.Module):
         terms["mask"] = self._mask_loss(levels, rois, matches, objects)
         if self.dense is not None:
             logits_of_voxels = self.dense(levels[self.proposals.anchors.levels[0]]).float()
-            terms["dense"] = self.dense_weight * dense_loss(logits_of_voxels, objects)
+            classes_of_voxels = classes_of(objects) if semantic is None else semantic
+            terms["dense"] = self.dense_weight * dense_loss(logits_of_voxels, classes_of_voxels)
         return terms
 
     @torch.no_grad()

@@ -62,14 +62,22 @@ class InstanceTask:
     def outside_label(self) -> int:
         return 0
 
+    @property
+    def centre_classes(self) -> tuple[int, ...]:
+        """Things: patches centred on stuff would show few objects."""
+        return thing_ids(self.labels)
+
     def check(self, model: nn.Module) -> None:
         """Raises ConfigError unless the network finds objects."""
         require_detector(model, task="instance")
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Sum of the network's terms."""
-        objects, _ = patch_targets(batch["target"], batch["codes"], min_visible=self.min_visible)
-        return summed_terms(model, batch["image"], objects, None)
+        objects, classes = patch_targets(
+            batch["target"], batch["codes"], min_visible=self.min_visible
+        )
+        is_read = getattr(model, "reads_stuff", False)
+        return summed_terms(model, batch["image"], objects, classes if is_read else None)
 
     def trial_batch(self, image: Tensor) -> dict[str, Any]:
         """Blocks as objects; see `block_batch`."""

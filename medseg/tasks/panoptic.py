@@ -73,6 +73,11 @@ class PanopticTask:
     def outside_label(self) -> int:
         return 0
 
+    @property
+    def centre_classes(self) -> tuple[int, ...]:
+        """All but background."""
+        return tuple(label.class_id for label in self.labels.foreground)
+
     def check(self, model: nn.Module) -> None:
         """Raises ConfigError unless the network finds objects and stuff."""
         require_detector(model, task="panoptic")

@@ -49,6 +49,11 @@ class SemanticTask:
         """Target of voxels beyond the image."""
         return 0 if self.labels.ignore_id is None else self.labels.ignore_id
 
+    @property
+    def centre_classes(self) -> tuple[int, ...]:
+        """All but background."""
+        return tuple(label.class_id for label in self.labels.foreground)
+
     def check(self, model: nn.Module) -> None:
         """Raises ConfigError for a network that finds objects only."""
         if isinstance(model, Detector):

@@ -36,6 +36,11 @@ class Task(Protocol):
         """Target of voxels beyond the image."""
         ...
 
+    @property
+    def centre_classes(self) -> tuple[int, ...]:
+        """Classes whose voxels patches are centred on."""
+        ...
+
     def check(self, model: nn.Module) -> None:
         """Raises ConfigError unless the network can do the task."""
         ...

@@ -127,6 +127,8 @@ class Detector(Protocol):
         stride: what it divides the image's extents by, per axis; other extents are padded.
         min_size: least extents of an image, per axis.
         tasks: what it can be trained for, "instance" and "panoptic"; a class attribute.
+        reads_stuff: whether it learns from the classes of voxels for "instance" too; may be left
+            out.
     """
 
     stride: tuple[int, ...]

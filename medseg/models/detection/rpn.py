@@ -93,7 +93,9 @@ class RegionProposals(nn.Module):
         count = 0
         for n, reference in enumerate(objects):
             match = match_adaptively(anchors, reference.boxes)
-            ups, downs = sampled(match >= 0, match < 0, count=SAMPLES, share=0.5)
+            ups, downs = sampled(
+                match >= 0, match < 0, count=SAMPLES, share=0.5, scores=all_logits[n, :, 0]
+            )
             chosen = torch.cat((ups, downs))
             target = (match[chosen] >= 0).to(all_logits.dtype)
             score_loss = score_loss + F.binary_cross_entropy_with_logits(
