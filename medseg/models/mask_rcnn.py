@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
 from medseg.models.detection.matching import match_by_overlap, sampled
 from medseg.models.detection.nms import nms
 from medseg.models.detection.objects import Detections, Objects, Output
-from medseg.models.detection.pyramid import PyramidEncoder, Sizes, finest_stride_for
+from medseg.models.detection.pyramid import PyramidEncoder, Sizes, UNetPyramid, finest_stride_for
 from medseg.models.detection.roi_heads import BoxHead, MaskHead
 from medseg.models.detection.rpn import RegionProposals
 from medseg.models.resnet import Depth
@@ -49,20 +49,22 @@ class MaskRCNN(nn.Module):
         in_channels: image channels.
         out_channels: classes with background.
         spatial_dims: 2 or 3.
+        backbone: "resnet", or "unet", whose decoder's levels below the finest one are the pyramid.
         depth: of the ResNet, 18, 34, 50 or 101.
         base_channels: 32 gives the paper's widths; others scale them.
         strides: see `medseg.models.resnet.ResNet`.
+        kernel_sizes, light_finest: of the U-Net, see `medseg.models.unet.UNet`.
         object_sizes: extents of typical objects in voxels, rows of `spatial_dims` numbers; None
             takes the papers' anchors.
-        finest_stride: of the pyramid, per axis 1, 2 or 4; None follows `object_sizes`.
+        finest_stride: of the ResNet's pyramid, per axis 1, 2 or 4; None follows `object_sizes`.
         pyramid_channels: of the pyramid and the mask head; None takes the paper's 256 at its width.
         mask_layers: convolutions of the mask head before the enlargement.
         num_anchors: per voxel of a level.
         max_proposals: of an image, for the second stage, in training and in prediction.
         num_samples: of them, those of an image that the second stage learns from.
         max_iou: of two detections of one class in 2D; in 3D what is as strict (`as_strict_in`).
-        dense_weight: of a loss on the class of each voxel of the finest level with boxes, stuff
-            included, which teaches the features more in a step than a few boxes can (Jaeger et al.
+        dense_weight: of a loss on the class of each voxel, of the U-Net's or of the ResNet's finest
+            level with boxes, stuff included, which teaches the features more in a step than a few boxes can (Jaeger et al.
             2020); 0 leaves it out.
         norm, activation, initialisation: see `medseg.models.blocks`.
 
@@ -85,9 +87,12 @@ class MaskRCNN(nn.Module):
         out_channels: int,
         *,
         spatial_dims: int = 3,
+        backbone: Literal["resnet", "unet"] = "resnet",
         depth: Depth = 50,
         base_channels: int = 32,
         strides: Strides | None = None,
+        kernel_sizes: Strides | None = None,
+        light_finest: bool = False,
         object_sizes: Sizes | None = None,
         finest_stride: Sequence[int] | None = None,
         pyramid_channels: int | None = None,
@@ -107,17 +112,32 @@ class MaskRCNN(nn.Module):
         self.max_proposals = max_proposals
         self.num_samples = num_samples
         self.max_iou = as_strict_in(spatial_dims, max_iou)
-        self.pyramid = PyramidEncoder(
-            in_channels,
-            spatial_dims=spatial_dims,
-            depth=depth,
-            base_channels=base_channels,
-            channels=width,
-            strides=strides,
-            finest_stride=finest_stride or finest_stride_for(object_sizes, spatial_dims),
-            norm=norm,
-            activation=activation,
-        )
+        self.pyramid: PyramidEncoder | UNetPyramid
+        if backbone == "unet":
+            self.pyramid = UNetPyramid(
+                in_channels,
+                out_channels,
+                spatial_dims=spatial_dims,
+                base_channels=base_channels,
+                channels=width,
+                strides=strides,
+                kernel_sizes=kernel_sizes,
+                light_finest=light_finest,
+                norm=norm,
+                activation=activation,
+            )
+        else:
+            self.pyramid = PyramidEncoder(
+                in_channels,
+                spatial_dims=spatial_dims,
+                depth=depth,
+                base_channels=base_channels,
+                channels=width,
+                strides=strides,
+                finest_stride=finest_stride or finest_stride_for(object_sizes, spatial_dims),
+                norm=norm,
+                activation=activation,
+            )
         self.proposals = RegionProposals(
             spatial_dims,
             width,
@@ -147,7 +167,7 @@ class MaskRCNN(nn.Module):
         self.dense_weight = dense_weight
         self.reads_stuff = dense_weight > 0
         self.dense: nn.Module | None = None
-        if dense_weight:
+        if dense_weight and backbone == "resnet":
             self.dense = conv(spatial_dims, width, out_channels, kernel_size=(1,) * spatial_dims)
         self.stride = self.pyramid.stride
         self.min_size = (1,) * spatial_dims
@@ -156,9 +176,15 @@ class MaskRCNN(nn.Module):
         self.boxes.reset_outputs()
 
     def forward(self, image: Tensor) -> dict[str, Output]:
-        levels = self.pyramid(image)
+        found = self.pyramid(image)
+        levels, classes = found if isinstance(found, tuple) else (found, None)
         logits, deltas = self.proposals(levels)
-        return {"features": levels, "rpn_logits": logits, "rpn_deltas": deltas}
+        outputs = {"features": levels, "rpn_logits": logits, "rpn_deltas": deltas}
+        if self.dense is not None:
+            classes = self.dense(levels[self.proposals.anchors.levels[0]])
+        if self.training and self.dense_weight and classes is not None:
+            outputs["classes"] = classes
+        return outputs
 
     def losses(
         self,
@@ -198,10 +224,11 @@ class MaskRCNN(nn.Module):
         targets = encode(wanted[ups], together[ups]) / self._box_scale(together)
         terms["box"] = F.smooth_l1_loss(shifts[ups], targets, reduction="sum") / count
         terms["mask"] = self._mask_loss(levels, rois, matches, objects)
-        if self.dense is not None:
-            logits_of_voxels = self.dense(levels[self.proposals.anchors.levels[0]]).float()
-            classes_of_voxels = classes_of(objects) if semantic is None else semantic
-            terms["dense"] = self.dense_weight * dense_loss(logits_of_voxels, classes_of_voxels)
+        if "classes" in outputs:
+            known = classes_of(objects) if semantic is None else semantic
+            terms["dense"] = self.dense_weight * dense_loss(
+                cast(Tensor, outputs["classes"]).float(), known
+            )
         return terms
 
     @torch.no_grad()

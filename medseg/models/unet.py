@@ -50,6 +50,9 @@ class UNet(nn.Module):
         deep_supervision: number of resolutions with logits while training; 1 gives the finest
             alone.
 
+    Attributes:
+        channels, stage_strides: features and stride of each resolution, finest first.
+
     Shapes:
         image (N, in_channels, *S), each extent of S a multiple of `stride`; logits (N,
         out_channels, *S). In training mode with deep_supervision > 1 a list of logits, finest
@@ -96,6 +99,8 @@ class UNet(nn.Module):
             )
         self.stride = product(stage_strides)
         self.min_size = self.stride
+        self.channels = channels
+        self.stage_strides = [product(stage_strides[: n + 1]) for n in range(num_stages)]
         self.num_outputs = max(1, min(deep_supervision, num_stages - 1))
         encoder, decoder, ups, heads = [], [], [], []
         width = in_channels
@@ -144,20 +149,28 @@ class UNet(nn.Module):
         self.heads = nn.ModuleList(heads[::-1])  # finest first
         initialise(self, initialisation)
 
-    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+    def features(self, image: Tensor) -> list[Tensor]:
+        """What the decoder has at each resolution, finest first: (N, channels[n], S / stride)."""
         require_extents(image.shape[2:], min_size=self.min_size, multiple_of=self.stride)
         skips = []
         x = image
         for stage in self.encoder:
             x = stage(x)  # (N, channels[n], S / stride so far)
             skips.append(x)
-        logits = []
-        for n, (up, stage) in enumerate(zip(self.ups, self.decoder, strict=True)):
-            level = len(self.ups) - 1 - n
-            x = stage(concatenate(skips[level], up(x)))  # (N, channels[level], ...)
-            if level < self.num_outputs and (self.training or level == 0):
-                logits.append(self.heads[level](x))  # (N, out_channels, ...)
-        return logits[::-1] if self.training and self.num_outputs > 1 else logits[-1]
+        found = [x]
+        for skip, up, stage in zip(skips[-2::-1], self.ups, self.decoder, strict=True):
+            x = stage(concatenate(skip, up(x)))  # (N, channels[level], ...)
+            found.append(x)
+        return found[::-1]
+
+    def logits(self, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Of `features`; a list, finest first, in training with deep supervision."""
+        if self.training and self.num_outputs > 1:
+            return [head(x) for head, x in zip(self.heads, features, strict=False)]
+        return self.heads[0](features[0])  # type: ignore[no-any-return]
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        return self.logits(self.features(image))
 
 
 class ResidualBlock(nn.Module):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg.core.errors import ConfigError
-from medseg.models.blocks import Activation, Norm, conv, norm_layer, resize
+from medseg.models.blocks import Activation, Norm, conv, crop, norm_layer, resize
 from medseg.models.resnet import Depth, ResNet
 from medseg.models.strides import Strides
+from medseg.models.unet import UNet
 
 MIN_CELLS = {2: 4, 3: 2}
 """Voxels of the finest level across a small object, by the axes. In 2D neighbours have cells of
@@ -111,6 +113,91 @@ class PyramidEncoder(nn.Module):
             joined = x
             levels.append(self.smooth[n](x))
         return levels[::-1]
+
+
+class UNetPyramid(nn.Module):
+    """A U-Net whose decoder's resolutions below the image's are the levels, all with the same
+    channels; its logits say the class of each voxel.
+
+    It costs little at the finest resolution, and learns from every voxel what boxes alone teach it
+    slowly (Jaeger et al. 2020).
+
+    Args:
+        in_channels, out_channels, spatial_dims, base_channels, strides, kernel_sizes, light_finest:
+            see `medseg.models.unet.UNet`.
+        channels: of every level.
+        norm: of the network, and of each level's convolution.
+
+    Attributes:
+        level_strides, stride: see `PyramidEncoder`.
+
+    Shapes:
+        image (N, in_channels, *S) to a list of (N, channels, *S / level stride, rounded up) and the
+        logits (N, out_channels, *S).
+
+    Source: Jaeger et al. 2020, PMLR 116:171 (Retina U-Net).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        spatial_dims: int,
+        base_channels: int,
+        channels: int,
+        strides: Strides | None = None,
+        kernel_sizes: Strides | None = None,
+        light_finest: bool = False,
+        norm: Norm = "group",
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        self.network = UNet(
+            in_channels,
+            out_channels,
+            spatial_dims=spatial_dims,
+            base_channels=base_channels,
+            strides=strides,
+            kernel_sizes=kernel_sizes,
+            light_finest=light_finest,
+            norm=norm,
+            activation=activation,
+            deep_supervision=1,
+        )
+        self.level_strides = self.network.stage_strides[1:]
+        self.channels = channels
+        self.stride = self.network.stride
+        self.lateral = nn.ModuleList(
+            nn.Sequential(
+                conv(
+                    spatial_dims,
+                    features,
+                    channels,
+                    kernel_size=(1,) * spatial_dims,
+                    bias=norm == "none",
+                ),
+                norm_layer(norm, spatial_dims, channels),
+            )
+            for features in self.network.channels[1:]
+        )
+
+    def smooth_only(self, levels: Sequence[int]) -> None:
+        """Leaves out what gives the levels that nothing reads."""
+        for n in range(len(self.lateral)):
+            if n not in levels:
+                self.lateral[n] = nn.Identity()
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        shape = image.shape[2:]
+        missing = [-extent % step for extent, step in zip(shape, self.stride, strict=True)]
+        pads = [n for extent in reversed(missing) for n in (0, extent)]
+        found = self.network.features(F.pad(image, pads) if any(pads) else image)
+        levels = [
+            crop(layer(x), [-(-extent // step) for extent, step in zip(shape, stride, strict=True)])
+            for layer, x, stride in zip(self.lateral, found[1:], self.level_strides, strict=True)
+        ]
+        return levels, crop(cast(Tensor, self.network.logits(found)), shape)
 
 
 def with_finest_stride(
