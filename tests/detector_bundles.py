@@ -20,14 +20,17 @@ SMALL = {"pyramid_channels": 8, "mask_layers": 1, "max_proposals": 50, "num_quer
          "num_layers": 3, "base_channels": 4, "depth": 18, "strides": [1, 2, 2, 2]}  # fmt: skip
 
 
-def detector_bundle(folder: Path, name: str, dims: int, *, folds: int = 1) -> ModelBundle:
-    """A small detector with random weights, in a bundle."""
+def detector_bundle(
+    folder: Path, name: str, dims: int, *, folds: int = 1, **changes: object
+) -> ModelBundle:
+    """A small detector with random weights, in a bundle; `changes` are options of the network."""
     target = node_of(name)["_target_"]
     options = {
         "in_channels": 1,
         "spatial_dims": dims,
         **{key: value for key, value in SMALL.items() if key in accepted(name)},
         "object_sizes": [[8.0] * dims],
+        **changes,
     }
     torch.manual_seed(0)
     network = build({"_target_": target, **options}, out_channels=len(LABELS))

@@ -29,7 +29,7 @@ patch gives more steps in the same time, which learned more in the one case that
 """
 FEW_OBJECTS = 4
 """Objects in the mean patch from which a larger patch shows a detector more of them."""
-OBJECT_SHARE = 0.5
+OBJECT_SHARE = 1 / 3
 """Most of a patch's extent that a large object takes: its surroundings belong to it (chosen)."""
 LEAST_SHARE = 0.25
 """A patch is not shrunk to objects below this share of its voxels (chosen)."""

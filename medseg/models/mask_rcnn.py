@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medseg.core.errors import ConfigError
 from medseg.models.blocks import Activation, Initialisation, Norm, conv, initialise
 from medseg.models.detection.anchors import NUM_ANCHORS, plan_anchors
 from medseg.models.detection.boxes import as_strict_in, clip, decode, encode
@@ -107,6 +108,12 @@ class MaskRCNN(nn.Module):
         initialisation: Initialisation = "he",
     ) -> None:
         super().__init__()
+        if backbone == "unet" and not dense_weight:
+            raise ConfigError(
+                "model.dense_weight",
+                "is 0, and nothing would teach the finest resolution of the U-Net",
+                "set model.dense_weight=1, or model.backbone=resnet",
+            )
         width = pyramid_channels or scaled(256, base_channels)
         self.spatial_dims = spatial_dims
         self.max_proposals = max_proposals

@@ -356,3 +356,18 @@ def test_a_case_without_foreground_has_patches_anywhere(tmp_path):
     starts = first_positions(tmp_path, case, foreground_fraction=0.5, region_margin=(2.0, 0, 0))
 
     assert len(set(starts)) > 40
+
+
+def test_patches_are_centred_on_the_chosen_classes_alone(tmp_path):
+    case = ramp_case(foreground=slice(30, 34))
+    reference = case.read_reference()
+    reference.array[:4] = 2
+    options = {"foreground_fraction": 1.0}
+
+    on_first = first_positions(tmp_path, case, **options, centre_classes=(1,))
+    on_second = first_positions(tmp_path, case, **options, centre_classes=(2,))
+    on_both = first_positions(tmp_path, case, **options)
+
+    assert all(14 < start < 34 for start in on_first)
+    assert all(start == 0 for start in on_second)
+    assert {start == 0 for start in on_both} == {False, True}

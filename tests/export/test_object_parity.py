@@ -142,23 +142,28 @@ def test_of_many_objects_one_may_be_another():
 
 EVERY = [(name, dims) for name in DETECTORS for dims in (2, 3)]
 USUAL = {("yolact", 2), ("panoptic_fpn", 3)}  # the others take up to half a minute each
+ON_U_NET = {"backbone": "unet", "dense_weight": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("name", "dims"),
+    ("name", "dims", "options"),
     [
-        pytest.param(
-            *case,
-            id=f"{case[0]}-{case[1]}D",
-            marks=pytest.mark.slow if case in USUAL else pytest.mark.exhaustive,
-        )
-        for case in EVERY
+        pytest.param("mask_rcnn", 3, ON_U_NET, id="mask_rcnn-3D-unet", marks=pytest.mark.slow),
+        *(
+            pytest.param(
+                *case,
+                {},
+                id=f"{case[0]}-{case[1]}D",
+                marks=pytest.mark.slow if case in USUAL else pytest.mark.exhaustive,
+            )
+            for case in EVERY
+        ),
     ],
 )
-def test_every_engine_finds_the_objects_that_pytorch_finds(name, dims, tmp_path):
+def test_every_engine_finds_the_objects_that_pytorch_finds(name, dims, options, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("openvino")
-    plain = detector_bundle(tmp_path / "plain", name, dims)
+    plain = detector_bundle(tmp_path / "plain", name, dims, **options)
     kept = ObjectWindows(min_score=0.0, max_objects=10, window_growth=1.0, keeps_overlaps=True)
 
     parity = export_bundle(plain, ["onnx", "openvino"], tmp_path / "exported")

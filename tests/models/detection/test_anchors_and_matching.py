@@ -10,7 +10,7 @@ from medseg.models.detection.anchors import grid_anchors, plan_anchors
 from medseg.models.detection.boxes import as_strict_in, clip, decode, encode, iou
 from medseg.models.detection.levels import level_of
 from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
-from medseg.models.detection.matching import match_adaptively, match_by_overlap, sampled
+from medseg.models.detection.matching import POOL, match_adaptively, match_by_overlap, sampled
 from medseg.models.detection.pyramid import (
     PyramidEncoder,
     finest_stride_for,
@@ -122,16 +122,27 @@ def test_boxes_belong_to_the_object_they_overlap_most():
     assert match_by_overlap(boxes, objects[:0], min_iou=0.5)[0].tolist() == [-1, -1, -1]
 
 
-def test_samples_are_filled_with_negatives():
-    positive = torch.tensor([True] * 3 + [False] * 97)
+def test_samples_keep_their_share_of_positives_but_for_a_few_negatives():
+    positive = torch.tensor([True] * 30 + [False] * 970)
 
-    ups, downs = sampled(positive, ~positive, count=20, share=0.5)
-    few, _ = sampled(~positive, positive, count=20, share=0.25)
+    ups, downs = sampled(positive, ~positive, count=40, share=0.5)
+    few_ups, few = sampled(positive & (torch.arange(1000) < 3), ~positive, count=40, share=0.25)
+    none, some = sampled(positive & False, ~positive, count=40, share=0.25)
 
-    assert sorted(ups.tolist()) == [0, 1, 2]
-    assert len(downs) == 17
-    assert len(few) == 5
-    assert len(set(downs.tolist()) & {0, 1, 2}) == 0
+    assert len(ups) == len(downs) == 20
+    assert set(ups.tolist()) <= set(range(30))
+    assert min(downs.tolist()) >= 30
+    assert (len(few_ups), len(few)) == (3, 10)
+    assert (len(none), len(some)) == (0, 10)
+
+
+def test_negatives_are_drawn_from_the_hardest():
+    positive = torch.tensor([True] * 4 + [False] * 996)
+
+    _, downs = sampled(positive, ~positive, count=16, share=0.25, scores=torch.arange(1000.0))
+
+    assert len(downs) == 12
+    assert min(downs.tolist()) >= 1000 - POOL * 12
 
 
 @pytest.mark.parametrize("dims", [2, 3])
