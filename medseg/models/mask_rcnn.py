@@ -65,8 +65,8 @@ class MaskRCNN(nn.Module):
         num_samples: of them, those of an image that the second stage learns from.
         max_iou: of two detections of one class in 2D; in 3D what is as strict (`as_strict_in`).
         dense_weight: of a loss on the class of each voxel, of the U-Net's or of the ResNet's finest
-            level with boxes, stuff included, which teaches the features more in a step than a few boxes can (Jaeger et al.
-            2020); 0 leaves it out.
+            level with boxes, stuff included, which teaches the features more in a step than a few
+            boxes can (Jaeger et al. 2020); 0 leaves it out.
         norm, activation, initialisation: see `medseg.models.blocks`.
 
     Attributes:

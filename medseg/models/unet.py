@@ -167,7 +167,8 @@ class UNet(nn.Module):
         """Of `features`; a list, finest first, in training with deep supervision."""
         if self.training and self.num_outputs > 1:
             return [head(x) for head, x in zip(self.heads, features, strict=False)]
-        return self.heads[0](features[0])  # type: ignore[no-any-return]
+        finest: Tensor = self.heads[0](features[0])
+        return finest
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         return self.logits(self.features(image))

@@ -34,7 +34,9 @@ def dense_loss(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def class_shares(classes: Tensor, num_classes: int, shape: Sequence[int]) -> Tensor:
-    """Share of each class in the cells of a coarser grid over the images, (N, num_classes, *shape)."""
+    """Share of each class in the cells of a coarser grid over the images: (N, num_classes, *shape),
+    which do not add up to one where something is not known.
+    """
     one_hot = F.one_hot(classes.clamp_min(0), num_classes).movedim(-1, 1).float()
     return F.interpolate(one_hot * (classes >= 0)[:, None], tuple(shape), mode="area")
 
