@@ -27,6 +27,8 @@ from medseg.models.detection.rpn import RegionProposals
 from medseg.models.resnet import Depth
 from medseg.models.strides import Strides, scaled
 
+Backbone = Literal["resnet", "unet"]
+
 MIN_IOU = 0.5
 """Of a proposal with its object in 2D; in 3D what is as strict (`as_strict_in`)."""
 
@@ -71,10 +73,12 @@ class MaskRCNN(nn.Module):
 
     Attributes:
         stride: see `medseg.models.detection.objects.Detector`.
+        gives_classes: whether logits of the classes of voxels are among the outputs in evaluation
+            too; set by networks that are made of this one.
 
     Shapes:
         image (N, in_channels, *S), any S, to "features", "rpn_logits" and "rpn_deltas", lists of
-        tensors; `losses` and `detect` run the second stage on them.
+        tensors, and in training with `dense_weight` to "classes" (N, out_channels, *L); `losses` and `detect` run the second stage on them.
 
     Source: He et al. 2017, ICCV; Ren et al. 2015, NIPS; Lin et al. 2017, CVPR 936; for the dense
         loss Jaeger et al. 2020, PMLR 116:171.
@@ -88,7 +92,7 @@ class MaskRCNN(nn.Module):
         out_channels: int,
         *,
         spatial_dims: int = 3,
-        backbone: Literal["resnet", "unet"] = "resnet",
+        backbone: Backbone = "resnet",
         depth: Depth = 50,
         base_channels: int = 32,
         strides: Strides | None = None,
@@ -173,6 +177,7 @@ class MaskRCNN(nn.Module):
         )
         self.dense_weight = dense_weight
         self.reads_stuff = dense_weight > 0
+        self.gives_classes = False
         self.dense: nn.Module | None = None
         if dense_weight and backbone == "resnet":
             self.dense = conv(spatial_dims, width, out_channels, kernel_size=(1,) * spatial_dims)
@@ -189,7 +194,7 @@ class MaskRCNN(nn.Module):
         outputs = {"features": levels, "rpn_logits": logits, "rpn_deltas": deltas}
         if self.dense is not None:
             classes = self.dense(levels[self.proposals.anchors.levels[0]])
-        if self.training and self.dense_weight and classes is not None:
+        if classes is not None and (self.training or self.gives_classes):
             outputs["classes"] = classes
         return outputs
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.core.errors import TrainingError
@@ -19,17 +18,18 @@ from medseg.models.blocks import (
     resize,
 )
 from medseg.models.detection.anchors import NUM_ANCHORS
+from medseg.models.detection.dense import dense_loss
 from medseg.models.detection.maps import on_the_image
 from medseg.models.detection.objects import Detections, Objects, Output
-from medseg.models.detection.pyramid import Sizes
-from medseg.models.mask_rcnn import MaskRCNN
+from medseg.models.detection.pyramid import PyramidEncoder, Sizes
+from medseg.models.mask_rcnn import Backbone, MaskRCNN
 from medseg.models.resnet import Depth
 from medseg.models.strides import Strides, scaled
 
-SEMANTIC_WEIGHT = 0.5
-"""Of the semantic term beside the instance terms (Kirillov et al. 2019, section 5.1)."""
-
-IGNORED = -100
+SEMANTIC_WEIGHT = 1.0
+"""Of the semantic term, cross entropy and Dice, beside the instance terms (chosen; the paper has 0.5
+of the cross entropy).
+"""
 
 
 class PanopticFPN(nn.Module):
@@ -37,19 +37,22 @@ class PanopticFPN(nn.Module):
     the two find.
 
     Deviations: those of `medseg.models.mask_rcnn.MaskRCNN`; the semantic branch names the classes
-    of things, too, where the paper has one class for all of them.
+    of things, too, where the paper has one class for all of them, and learns from their Dice beside
+    the cross entropy.
 
     Args:
-        semantic_channels: of the semantic branch; None takes the paper's 128 at its width.
-        in_channels, out_channels, spatial_dims, depth, base_channels, strides, object_sizes,
-            finest_stride, pyramid_channels, mask_layers, num_anchors, max_proposals, num_samples,
-            max_iou, norm, activation, initialisation: see `medseg.models.mask_rcnn.MaskRCNN`.
+        semantic_channels: of the semantic branch on a ResNet; None takes the paper's 128 at its
+            width. A U-Net has its own logits and needs no such branch.
+        in_channels, out_channels, spatial_dims, backbone, depth, base_channels, strides,
+            kernel_sizes, light_finest, object_sizes, finest_stride, pyramid_channels, mask_layers,
+            num_anchors, max_proposals, num_samples, max_iou, norm, activation, initialisation: see
+            `medseg.models.mask_rcnn.MaskRCNN`.
 
     Attributes:
         stride: see `medseg.models.detection.objects.Detector`.
 
     Shapes:
-        image (N, in_channels, *S), any S, to Mask R-CNN's outputs and "semantic" (N, out_channels,
+        image (N, in_channels, *S), any S, to Mask R-CNN's outputs and "classes" (N, out_channels,
         *L).
 
     Source: Kirillov et al. 2019, CVPR 6399.
@@ -63,9 +66,12 @@ class PanopticFPN(nn.Module):
         out_channels: int,
         *,
         spatial_dims: int = 3,
+        backbone: Backbone = "resnet",
         depth: Depth = 50,
         base_channels: int = 32,
         strides: Strides | None = None,
+        kernel_sizes: Strides | None = None,
+        light_finest: bool = False,
         object_sizes: Sizes | None = None,
         finest_stride: Sequence[int] | None = None,
         pyramid_channels: int | None = None,
@@ -84,9 +90,12 @@ class PanopticFPN(nn.Module):
             in_channels,
             out_channels,
             spatial_dims=spatial_dims,
+            backbone=backbone,
             depth=depth,
             base_channels=base_channels,
             strides=strides,
+            kernel_sizes=kernel_sizes,
+            light_finest=light_finest,
             object_sizes=object_sizes,
             finest_stride=finest_stride,
             pyramid_channels=pyramid_channels,
@@ -95,27 +104,33 @@ class PanopticFPN(nn.Module):
             max_proposals=max_proposals,
             num_samples=num_samples,
             max_iou=max_iou,
+            dense_weight=SEMANTIC_WEIGHT if backbone == "unet" else 0.0,
             norm=norm,
             activation=activation,
             initialisation=initialisation,
         )
+        self.instances.gives_classes = True
         pyramid = self.instances.pyramid
-        self.semantic = SemanticBranch(
-            spatial_dims,
-            pyramid.channels,
-            out_channels,
-            num_levels=len(pyramid.level_strides),
-            width=semantic_channels or scaled(128, base_channels),
-            norm=norm,
-            activation=activation,
-        )
+        self.semantic: SemanticBranch | None = None
+        if isinstance(pyramid, PyramidEncoder):
+            self.semantic = SemanticBranch(
+                spatial_dims,
+                pyramid.channels,
+                out_channels,
+                num_levels=len(pyramid.level_strides),
+                width=semantic_channels or scaled(128, base_channels),
+                norm=norm,
+                activation=activation,
+            )
+            initialise(self.semantic, initialisation, negative_slope=0.0)
         self.stride = self.instances.stride
         self.min_size = self.instances.min_size
-        initialise(self.semantic, initialisation, negative_slope=0.0)
 
     def forward(self, image: Tensor) -> dict[str, Output]:
-        outputs = self.instances(image)
-        return {**outputs, "semantic": self.semantic(outputs["features"])}
+        outputs: dict[str, Output] = self.instances(image)
+        if self.semantic is not None:
+            outputs["classes"] = self.semantic(cast(list[Tensor], outputs["features"]))
+        return outputs
 
     def losses(
         self,
@@ -129,12 +144,11 @@ class PanopticFPN(nn.Module):
                 "learns a class for every voxel, and the task gives none",
                 "set task=panoptic, or model=mask_rcnn for objects alone",
             )
+        if self.semantic is None:
+            return self.instances.losses(outputs, objects, semantic)
         terms = self.instances.losses(outputs, objects)
         logits = self.semantic_logits(outputs, shape=tuple(semantic.shape[1:]))
-        target = semantic.where(semantic >= 0, IGNORED)
-        known = (target != IGNORED).sum().clamp_min(1)
-        loss = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum") / known
-        return {**terms, "semantic": SEMANTIC_WEIGHT * loss}
+        return {**terms, "dense": SEMANTIC_WEIGHT * dense_loss(logits, semantic)}
 
     def detect(
         self,
@@ -149,11 +163,11 @@ class PanopticFPN(nn.Module):
         )
 
     def semantic_logits(self, outputs: dict[str, Output], *, shape: Sequence[int]) -> Tensor:
-        return on_the_image(
-            cast(Tensor, outputs["semantic"]).float(),
-            stride=self.instances.pyramid.level_strides[0],
-            shape=shape,
-        )
+        logits = cast(Tensor, outputs["classes"]).float()
+        if self.semantic is None:
+            return logits
+        stride = self.instances.pyramid.level_strides[0]
+        return on_the_image(logits, stride=stride, shape=shape)
 
 
 class SemanticBranch(nn.Module):
