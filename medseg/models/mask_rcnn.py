@@ -78,7 +78,8 @@ class MaskRCNN(nn.Module):
 
     Shapes:
         image (N, in_channels, *S), any S, to "features", "rpn_logits" and "rpn_deltas", lists of
-        tensors, and in training with `dense_weight` to "classes" (N, out_channels, *L); `losses` and `detect` run the second stage on them.
+        tensors, and in training with `dense_weight` to "classes" (N, out_channels, *L); `losses`
+        and `detect` run the second stage on them.
 
     Source: He et al. 2017, ICCV; Ren et al. 2015, NIPS; Lin et al. 2017, CVPR 936; for the dense
         loss Jaeger et al. 2020, PMLR 116:171.

@@ -27,7 +27,7 @@ from medseg.models.resnet import Depth
 from medseg.models.strides import Strides, scaled
 
 SEMANTIC_WEIGHT = 1.0
-"""Of the semantic term, cross entropy and Dice, beside the instance terms (chosen; the paper has 0.5
+"""Of cross entropy and Dice of the classes beside the terms of objects (chosen; the paper has 0.5
 of the cross entropy).
 """
 

@@ -11,18 +11,19 @@ from medseg.models.build import build_model
 from medseg.models.detection.pyramid import UNetPyramid
 
 OPTIONS = {
-    "backbone": "unet", "dense_weight": 1.0, "in_channels": 1, "out_channels": 3,
+    "backbone": "unet", "in_channels": 1, "out_channels": 3,
     "base_channels": 8, "strides": [1, 2, 2, 2], "pyramid_channels": 8, "mask_layers": 1,
     "max_proposals": 50, "num_samples": 16,
 }  # fmt: skip
 
 
-def network_of(dims, **options):
+def network_of(dims, name="mask_rcnn", **options):
+    weight = {"dense_weight": 1.0} if name == "mask_rcnn" else {}
     return build_model(
-        "mask_rcnn",
+        name,
         spatial_dims=dims,
         object_sizes=[[6.0] * dims, [14.0] * dims],
-        **{**OPTIONS, **options},
+        **{**OPTIONS, **weight, **options},
     )
 
 
@@ -40,11 +41,12 @@ def test_levels_cover_the_image_whatever_its_extents(shape):
 
 
 @pytest.mark.parametrize("light_finest", [False, True])
+@pytest.mark.parametrize("name", ["mask_rcnn", "panoptic_fpn"])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_every_parameter_learns_and_objects_are_found(dims, light_finest):
-    shape = (32, 40, 24)[:dims]
+def test_every_parameter_learns_and_objects_are_found(dims, name, light_finest):
+    shape = (30, 37, 21)[:dims]
     images, references = disc_images(2, shape, num_discs=2, radii=(3, 6), num_classes=2)
-    network = network_of(dims, light_finest=light_finest).train()
+    network = network_of(dims, name, light_finest=light_finest).train()
 
     terms = network.losses(network(images), references, class_maps(images, references))
     sum(terms.values()).backward()
@@ -56,8 +58,13 @@ def test_every_parameter_learns_and_objects_are_found(dims, light_finest):
     with torch.no_grad():
         outputs = network.eval()(images)
         found = network.detect(outputs, shape=shape, min_score=0.0)
-    assert "classes" not in outputs
+        logits = network.semantic_logits(outputs, shape=shape)
     assert all(len(part) for part in found)
+    if name == "mask_rcnn":
+        assert "classes" not in outputs
+        assert logits is None
+    else:
+        assert logits.shape == (2, 3, *shape)
 
 
 def test_a_u_net_that_learns_no_classes_is_refused():
