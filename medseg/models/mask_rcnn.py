@@ -78,7 +78,7 @@ class MaskRCNN(nn.Module):
 
     Shapes:
         image (N, in_channels, *S), any S, to "features", "rpn_logits" and "rpn_deltas", lists of
-        tensors, and in training with `dense_weight` to "classes" (N, out_channels, *L); `losses`
+        tensors, and in training with `dense_weight` to "semantic" (N, out_channels, *L); `losses`
         and `detect` run the second stage on them.
 
     Source: He et al. 2017, ICCV; Ren et al. 2015, NIPS; Lin et al. 2017, CVPR 936; for the dense
@@ -196,7 +196,7 @@ class MaskRCNN(nn.Module):
         if self.dense is not None:
             classes = self.dense(levels[self.proposals.anchors.levels[0]])
         if classes is not None and (self.training or self.gives_classes):
-            outputs["classes"] = classes
+            outputs["semantic"] = classes
         return outputs
 
     def losses(
@@ -237,10 +237,10 @@ class MaskRCNN(nn.Module):
         targets = encode(wanted[ups], together[ups]) / self._box_scale(together)
         terms["box"] = F.smooth_l1_loss(shifts[ups], targets, reduction="sum") / count
         terms["mask"] = self._mask_loss(levels, rois, matches, objects)
-        if "classes" in outputs:
+        if "semantic" in outputs:
             known = classes_of(objects) if semantic is None else semantic
             terms["dense"] = self.dense_weight * dense_loss(
-                cast(Tensor, outputs["classes"]).float(), known
+                cast(Tensor, outputs["semantic"]).float(), known
             )
         return terms
 

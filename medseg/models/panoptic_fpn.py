@@ -52,7 +52,7 @@ class PanopticFPN(nn.Module):
         stride: see `medseg.models.detection.objects.Detector`.
 
     Shapes:
-        image (N, in_channels, *S), any S, to Mask R-CNN's outputs and "classes" (N, out_channels,
+        image (N, in_channels, *S), any S, to Mask R-CNN's outputs and "semantic" (N, out_channels,
         *L).
 
     Source: Kirillov et al. 2019, CVPR 6399.
@@ -129,7 +129,7 @@ class PanopticFPN(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Output]:
         outputs: dict[str, Output] = self.instances(image)
         if self.semantic is not None:
-            outputs["classes"] = self.semantic(cast(list[Tensor], outputs["features"]))
+            outputs["semantic"] = self.semantic(cast(list[Tensor], outputs["features"]))
         return outputs
 
     def losses(
@@ -148,7 +148,7 @@ class PanopticFPN(nn.Module):
             return self.instances.losses(outputs, objects, semantic)
         terms = self.instances.losses(outputs, objects)
         logits = self.semantic_logits(outputs, shape=tuple(semantic.shape[1:]))
-        return {**terms, "dense": SEMANTIC_WEIGHT * dense_loss(logits, semantic)}
+        return {**terms, "semantic": SEMANTIC_WEIGHT * dense_loss(logits, semantic)}
 
     def detect(
         self,
@@ -163,7 +163,7 @@ class PanopticFPN(nn.Module):
         )
 
     def semantic_logits(self, outputs: dict[str, Output], *, shape: Sequence[int]) -> Tensor:
-        logits = cast(Tensor, outputs["classes"]).float()
+        logits = cast(Tensor, outputs["semantic"]).float()
         if self.semantic is None:
             return logits
         stride = self.instances.pyramid.level_strides[0]
