@@ -4,6 +4,7 @@ the score from which on objects are best kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -49,8 +50,10 @@ def best_score(counts: Tensor) -> float:
 
     That is where F1, the mean of the classes that occur at IOU and at FOUND_IOU, is highest: at the
     one objects are outlined, at the other found. Neighbouring scores are averaged, since a single
-    object of a few cases is enough to make a peak; of equal ones the nearest to a half is taken,
-    and a half where nothing is known.
+    object of a few cases is enough to make a peak. Of the scores whose F1 is within one standard
+    error of the highest the nearest to a half is taken (the rule of Breiman et al. 1984, section
+    3.4.3): a dozen lesions decide little, a thousand nuclei all of it. It is a half where nothing
+    is known.
 
     Args:
         counts: summed ones of `counts_by_score`.
@@ -64,7 +67,9 @@ def best_score(counts: Tensor) -> float:
     around = torch.cat((means[:1], means, means[-1:]))
     smooth = (around[:-2] + 2 * around[1:-1] + around[2:]) / 4
     best = float(smooth.max())
-    near = [s for s, value in zip(SCORES, smooth.tolist(), strict=True) if value > best - 1e-9]
+    num_objects = float((right + missed)[0, 0].sum())
+    least = best - math.sqrt(best * (1 - best) / num_objects) - 1e-9
+    near = [s for s, value in zip(SCORES, smooth.tolist(), strict=True) if value >= least]
     return min(near, key=lambda score: abs(score - USUAL_SCORE))
 
 

@@ -58,3 +58,13 @@ def test_a_half_is_taken_where_nothing_is_known():
 
     assert best_score(counts_by_score(pairs)) == 0.5
     assert best_score(torch.zeros(2, len(SCORES), 1, 4)) == 0.5
+
+
+@pytest.mark.parametrize(("num_objects", "wanted"), [(10, 0.5), (10000, 0.9)])
+def test_few_objects_leave_the_score_at_a_half_and_many_decide_it(num_objects, wanted):
+    share = torch.where(torch.tensor(SCORES) > 0.83, 0.6, 0.5)
+    right = (num_objects * share).expand(2, -1)
+    counts = torch.stack([right, right * 0, num_objects - right, right], dim=-1)[:, :, None]
+
+    # F1 is 0.75 from 0.9 on and 0.67 below.
+    assert best_score(counts.double()) == pytest.approx(wanted)
