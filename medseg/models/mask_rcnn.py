@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,11 +17,11 @@ from medseg.models.detection.dense import classes_of, dense_loss
 from medseg.models.detection.levels import pooled_from_levels
 from medseg.models.detection.maps import covered_by
 from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
-from medseg.models.detection.matching import match_by_overlap, sampled
+from medseg.models.detection.matching import centre_is_known, match_by_overlap, sampled
 from medseg.models.detection.nms import nms
 from medseg.models.detection.objects import Detections, Objects, Output
 from medseg.models.detection.pyramid import PyramidEncoder, Sizes, UNetPyramid, finest_stride_for
-from medseg.models.detection.roi_heads import BoxHead, MaskHead
+from medseg.models.detection.roi_heads import BoxHead, MaskHead, mask_cells_in_3d
 from medseg.models.detection.rpn import RegionProposals
 from medseg.models.resnet import Depth
 from medseg.models.strides import Strides, scaled
@@ -32,15 +31,12 @@ Backbone = Literal["resnet", "unet"]
 MIN_IOU = 0.5
 """Of a proposal with its object in 2D; in 3D what is as strict (`as_strict_in`)."""
 
-MASK_CELLS = (4, 10)
-"""Least and most cells along an axis that the mask head reads in 3D."""
-
 BOX_SCALE = (0.1, 0.2)
 """Deviations of shifts and of logarithms in the second stage, by which its targets are divided."""
 
 
 class MaskRCNN(nn.Module):
-    """A pyramid on a ResNet, a region proposal network, a box head and a mask head.
+    """A pyramid on a ResNet or from a U-Net, a region proposal network, a box head and a mask head.
 
     Deviations: sizes of anchors and the finest level follow the objects of the data, anchors are
     matched adaptively (`medseg.models.detection.matching`), boxes are moved without regard to the
@@ -86,6 +82,7 @@ class MaskRCNN(nn.Module):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("instance",)
+    reads_stuff: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -119,6 +116,12 @@ class MaskRCNN(nn.Module):
                 "is 0, and nothing would teach the finest resolution of the U-Net",
                 "set model.dense_weight=1, or model.backbone=resnet",
             )
+        if backbone == "unet" and finest_stride is not None:
+            raise ConfigError(
+                "model.finest_stride",
+                f"is {list(finest_stride)}, but the levels of a U-Net follow plan.strides",
+                "leave it out, or set model.backbone=resnet",
+            )
         width = pyramid_channels or scaled(256, base_channels)
         self.spatial_dims = spatial_dims
         self.max_proposals = max_proposals
@@ -137,6 +140,7 @@ class MaskRCNN(nn.Module):
                 light_finest=light_finest,
                 norm=norm,
                 activation=activation,
+                initialisation=initialisation,
             )
         else:
             self.pyramid = PyramidEncoder(
@@ -177,7 +181,6 @@ class MaskRCNN(nn.Module):
             activation=activation,
         )
         self.dense_weight = dense_weight
-        self.reads_stuff = dense_weight > 0
         self.gives_classes = False
         self.dense: nn.Module | None = None
         if dense_weight and backbone == "resnet":
@@ -189,13 +192,17 @@ class MaskRCNN(nn.Module):
         self.boxes.reset_outputs()
 
     def forward(self, image: Tensor) -> dict[str, Output]:
-        found = self.pyramid(image)
-        levels, classes = found if isinstance(found, tuple) else (found, None)
+        wants_classes = self.training or self.gives_classes
+        classes: Tensor | None = None
+        if isinstance(self.pyramid, UNetPyramid):
+            levels, classes = self.pyramid(image, with_logits=wants_classes)
+        else:
+            levels = self.pyramid(image)
+            if self.dense is not None and wants_classes:
+                classes = self.dense(levels[self.proposals.anchors.levels[0]])
         logits, deltas = self.proposals(levels)
         outputs = {"features": levels, "rpn_logits": logits, "rpn_deltas": deltas}
-        if self.dense is not None:
-            classes = self.dense(levels[self.proposals.anchors.levels[0]])
-        if classes is not None and (self.training or self.gives_classes):
+        if classes is not None:
             outputs["semantic"] = classes
         return outputs
 
@@ -206,7 +213,8 @@ class MaskRCNN(nn.Module):
         semantic: Tensor | None = None,
     ) -> dict[str, Tensor]:
         levels, logits, deltas = _parts(outputs)
-        terms = self.proposals.losses(logits, deltas, objects)
+        semantic = classes_of(objects) if semantic is None else semantic
+        terms = self.proposals.losses(logits, deltas, objects, semantic)
         shape = covered_by(levels[0], self.pyramid.level_strides[0])
         proposals = self.proposals.proposals(
             logits,
@@ -216,8 +224,8 @@ class MaskRCNN(nn.Module):
             max_proposals=self.max_proposals,
         )
         rois, matches = [], []
-        for boxes, reference in zip(proposals, objects, strict=True):
-            chosen, match = self._sample(boxes, reference)
+        for boxes, reference, known in zip(proposals, objects, semantic, strict=True):
+            chosen, match = self._sample(boxes, reference, known)
             rois.append(chosen)
             matches.append(match)
         scores, shifts = self.boxes(self._pooled(levels, rois, self.box_size))
@@ -237,11 +245,9 @@ class MaskRCNN(nn.Module):
         targets = encode(wanted[ups], together[ups]) / self._box_scale(together)
         terms["box"] = F.smooth_l1_loss(shifts[ups], targets, reduction="sum") / count
         terms["mask"] = self._mask_loss(levels, rois, matches, objects)
-        if "semantic" in outputs:
-            known = classes_of(objects) if semantic is None else semantic
-            terms["dense"] = self.dense_weight * dense_loss(
-                cast(Tensor, outputs["semantic"]).float(), known
-            )
+        if self.dense_weight:
+            classes_of_voxels = cast(Tensor, outputs["semantic"]).float()
+            terms["dense"] = self.dense_weight * dense_loss(classes_of_voxels, semantic)
         return terms
 
     @torch.no_grad()
@@ -290,7 +296,9 @@ class MaskRCNN(nn.Module):
         kept = nms(boxes[index], scores, max_iou=self.max_iou, groups=classes)[:max_objects]
         return boxes[index][kept], scores[kept], classes[kept]
 
-    def _sample(self, proposals: Tensor, reference: Objects) -> tuple[Tensor, Tensor]:
+    def _sample(
+        self, proposals: Tensor, reference: Objects, classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Boxes for the second stage to learn from and the object of each, -1 for none.
 
         The objects' own boxes are among the candidates (Ren et al. 2015), so that the heads learn
@@ -299,7 +307,8 @@ class MaskRCNN(nn.Module):
         candidates = torch.cat((proposals, reference.boxes))
         least = as_strict_in(self.spatial_dims, MIN_IOU)
         match, _ = match_by_overlap(candidates, reference.boxes, min_iou=least)
-        ups, downs = sampled(match >= 0, match < 0, count=self.num_samples, share=0.25)
+        down = (match < 0) & centre_is_known(candidates, classes)
+        ups, downs = sampled(match >= 0, down, count=self.num_samples, share=0.25)
         chosen = torch.cat((ups, downs))
         return candidates[chosen], match[chosen]
 
@@ -371,20 +380,6 @@ class MaskRCNN(nn.Module):
 
 MASKS_AT_ONCE = 128
 """Boxes whose masks are computed together in prediction, which bounds memory."""
-
-
-def mask_cells_in_3d(object_sizes: Sizes | None) -> tuple[int, int, int]:
-    """Cells along each axis that the mask head reads; a mask has twice as many.
-
-    As many mask cells as large objects (at three quarters of the sizes) have voxels: the mask head
-    is half of a training step with the 10x10x10 cells that unknown sizes get.
-    """
-    least, most = MASK_CELLS
-    if not object_sizes:
-        return (most, most, most)
-    large = np.quantile(np.array(object_sizes, dtype=float), 0.75, axis=0)
-    i, j, k = (int(np.clip(round(extent / 2), least, most)) for extent in large)
-    return i, j, k
 
 
 def _class_of(match: Tensor, reference: Objects) -> Tensor:

@@ -14,6 +14,7 @@ from medseg.models.blocks import (
     Initialisation,
     Norm,
     conv,
+    crop,
     initialise,
     resize,
 )
@@ -144,9 +145,9 @@ class PanopticFPN(nn.Module):
                 "learns a class for every voxel, and the task gives none",
                 "set task=panoptic, or model=mask_rcnn for objects alone",
             )
+        terms = self.instances.losses(outputs, objects, semantic)
         if self.semantic is None:
-            return self.instances.losses(outputs, objects, semantic)
-        terms = self.instances.losses(outputs, objects)
+            return terms
         logits = self.semantic_logits(outputs, shape=tuple(semantic.shape[1:]))
         return {**terms, "semantic": SEMANTIC_WEIGHT * dense_loss(logits, semantic)}
 
@@ -165,7 +166,7 @@ class PanopticFPN(nn.Module):
     def semantic_logits(self, outputs: dict[str, Output], *, shape: Sequence[int]) -> Tensor:
         logits = cast(Tensor, outputs["semantic"]).float()
         if self.semantic is None:
-            return logits
+            return crop(logits, shape)
         stride = self.instances.pyramid.level_strides[0]
         return on_the_image(logits, stride=stride, shape=shape)
 

@@ -149,8 +149,13 @@ class UNet(nn.Module):
         self.heads = nn.ModuleList(heads[::-1])  # finest first
         initialise(self, initialisation)
 
-    def features(self, image: Tensor) -> list[Tensor]:
-        """What the decoder has at each resolution, finest first: (N, channels[n], S / stride)."""
+    def features(self, image: Tensor, *, finest: int = 0) -> list[Tensor]:
+        """What the decoder has at each resolution, finest first: (N, channels[n], S / stride).
+
+        Args:
+            image: (N, in_channels, *S).
+            finest: the first resolution that is wanted; finer ones are not computed.
+        """
         require_extents(image.shape[2:], min_size=self.min_size, multiple_of=self.stride)
         skips = []
         x = image
@@ -158,7 +163,8 @@ class UNet(nn.Module):
             x = stage(x)  # (N, channels[n], S / stride so far)
             skips.append(x)
         found = [x]
-        for skip, up, stage in zip(skips[-2::-1], self.ups, self.decoder, strict=True):
+        wanted = skips[finest:-1][::-1]
+        for skip, up, stage in zip(wanted, self.ups, self.decoder, strict=False):
             x = stage(concatenate(skip, up(x)))  # (N, channels[level], ...)
             found.append(x)
         return found[::-1]

@@ -149,6 +149,13 @@ ON_U_NET = {"backbone": "unet", "dense_weight": 1.0}
     ("name", "dims", "options"),
     [
         pytest.param("mask_rcnn", 3, ON_U_NET, id="mask_rcnn-3D-unet", marks=pytest.mark.slow),
+        pytest.param(
+            "panoptic_fpn",
+            2,
+            {"backbone": "unet"},
+            id="panoptic_fpn-2D-unet",
+            marks=pytest.mark.slow,
+        ),
         *(
             pytest.param(
                 *case,

@@ -125,6 +125,20 @@ def sampled(
     )
 
 
+def centre_is_known(boxes: Tensor, classes: Tensor) -> Tensor:
+    """Whether the voxel in the middle of each box has a class: (n,) bool; a box amid what nobody
+    annotated may hold an object.
+
+    Args:
+        boxes: (n, 2 * dims) in voxels of the image.
+        classes: of the image's voxels, (*S) long, negative where nothing is known.
+    """
+    dims = classes.ndim
+    middle = ((boxes[:, :dims] + boxes[:, dims:]) / 2).long().clamp_min(0)
+    last = torch.tensor(classes.shape, device=boxes.device) - 1
+    return classes[tuple(torch.minimum(middle, last).T)] >= 0
+
+
 def _iou_rows(boxes: Tensor, references: Tensor) -> Tensor:
     """IoU of (n, k, 2 * dims) with (n, 2 * dims), row by row: (n, k)."""
     dims = references.shape[1] // 2

@@ -1,4 +1,4 @@
-"""A feature pyramid over a residual encoder, and which of its levels small objects need."""
+"""Feature pyramids on a residual encoder and from a U-Net; which levels small objects need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg.core.errors import ConfigError
-from medseg.models.blocks import Activation, Norm, conv, crop, norm_layer, resize
+from medseg.models.blocks import (
+    Activation,
+    Initialisation,
+    Norm,
+    conv,
+    crop,
+    norm_layer,
+    resize,
+)
+from medseg.models.extents import padded
 from medseg.models.resnet import Depth, ResNet
 from medseg.models.strides import Strides
 from medseg.models.unet import UNet
@@ -127,13 +136,14 @@ class UNetPyramid(nn.Module):
             see `medseg.models.unet.UNet`.
         channels: of every level.
         norm: of the network, and of each level's convolution.
+        initialisation: see `medseg.models.blocks`.
 
     Attributes:
         level_strides, stride: see `PyramidEncoder`.
 
     Shapes:
-        image (N, in_channels, *S) to a list of (N, channels, *S / level stride, rounded up) and the
-        logits (N, out_channels, *S).
+        image (N, in_channels, *S), any S, to a list of (N, channels, *S / level stride, rounded up)
+        and the logits (N, out_channels, *S), None where they are not wanted.
 
     Source: Jaeger et al. 2020, PMLR 116:171 (Retina U-Net).
     """
@@ -151,6 +161,7 @@ class UNetPyramid(nn.Module):
         light_finest: bool = False,
         norm: Norm = "group",
         activation: Activation = "relu",
+        initialisation: Initialisation = "he",
     ) -> None:
         super().__init__()
         self.network = UNet(
@@ -163,6 +174,7 @@ class UNetPyramid(nn.Module):
             light_finest=light_finest,
             norm=norm,
             activation=activation,
+            initialisation=initialisation,
             deep_supervision=1,
         )
         self.level_strides = self.network.stage_strides[1:]
@@ -188,16 +200,20 @@ class UNetPyramid(nn.Module):
             if n not in levels:
                 self.lateral[n] = nn.Identity()
 
-    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, image: Tensor, *, with_logits: bool = True
+    ) -> tuple[list[Tensor], Tensor | None]:
         shape = image.shape[2:]
-        missing = [-extent % step for extent, step in zip(shape, self.stride, strict=True)]
-        pads = [n for extent in reversed(missing) for n in (0, extent)]
-        found = self.network.features(F.pad(image, pads) if any(pads) else image)
+        first = 0 if with_logits else 1
+        found = self.network.features(padded(image, self.stride), finest=first)
         levels = [
             crop(layer(x), [-(-extent // step) for extent, step in zip(shape, stride, strict=True)])
-            for layer, x, stride in zip(self.lateral, found[1:], self.level_strides, strict=True)
+            for layer, x, stride in zip(
+                self.lateral, found[1 - first :], self.level_strides, strict=True
+            )
         ]
-        return levels, crop(cast(Tensor, self.network.logits(found)), shape)
+        logits = crop(cast(Tensor, self.network.logits(found)), shape) if with_logits else None
+        return levels, logits
 
 
 def with_finest_stride(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor, nn
 
 from medseg.models.blocks import Activation, ConvNormAct, Norm, activation_layer, conv, up_conv
+from medseg.models.detection.pyramid import Sizes
+
+MASK_CELLS = (4, 10)
+"""Least and most cells along an axis that the mask head reads in 3D."""
 
 
 class BoxHead(nn.Module):
@@ -88,3 +93,17 @@ class MaskHead(nn.Module):
 
     def forward(self, cells: Tensor) -> Tensor:
         return self.logits(self.layers(cells))
+
+
+def mask_cells_in_3d(object_sizes: Sizes | None) -> tuple[int, int, int]:
+    """Cells along each axis that the mask head reads; a mask has twice as many.
+
+    As many mask cells as large objects (at three quarters of the sizes) have voxels: the mask head
+    is half of a training step with the 10x10x10 cells that unknown sizes get.
+    """
+    least, most = MASK_CELLS
+    if not object_sizes:
+        return (most, most, most)
+    large = np.quantile(np.array(object_sizes, dtype=float), 0.75, axis=0)
+    i, j, k = (int(np.clip(round(extent / 2), least, most)) for extent in large)
+    return i, j, k

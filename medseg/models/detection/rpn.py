@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medseg.models.blocks import Activation, Norm, activation_layer, conv, norm_layer
 from medseg.models.detection.anchors import AnchorPlan, grid_anchors
 from medseg.models.detection.boxes import as_strict_in, clip, decode, encode
-from medseg.models.detection.matching import match_adaptively, sampled
+from medseg.models.detection.matching import centre_is_known, match_adaptively, sampled
 from medseg.models.detection.nms import nms
 from medseg.models.detection.objects import Objects
 
@@ -83,9 +83,20 @@ class RegionProposals(nn.Module):
         ]
 
     def losses(
-        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], objects: Sequence[Objects]
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        objects: Sequence[Objects],
+        classes: Tensor,
     ) -> dict[str, Tensor]:
-        """Cross entropy of sampled anchors, and the smooth L1 distance of their boxes."""
+        """Cross entropy of sampled anchors, and the smooth L1 distance of their boxes.
+
+        Args:
+            logits, deltas: of `forward`.
+            objects: of each image.
+            classes: of the images' voxels, (N, *S) long; anchors amid negative ones are no
+                negatives.
+        """
         anchors = self.level_anchors(logits)
         together = torch.cat(anchors)
         all_logits, all_deltas = flat(logits, 1), flat(deltas, together.shape[1])
@@ -93,8 +104,9 @@ class RegionProposals(nn.Module):
         count = 0
         for n, reference in enumerate(objects):
             match = match_adaptively(anchors, reference.boxes)
+            down = (match < 0) & centre_is_known(together, classes[n])
             ups, downs = sampled(
-                match >= 0, match < 0, count=SAMPLES, share=0.5, scores=all_logits[n, :, 0]
+                match >= 0, down, count=SAMPLES, share=0.5, scores=all_logits[n, :, 0]
             )
             chosen = torch.cat((ups, downs))
             target = (match[chosen] >= 0).to(all_logits.dtype)

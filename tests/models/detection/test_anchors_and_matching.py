@@ -10,13 +10,19 @@ from medseg.models.detection.anchors import grid_anchors, plan_anchors
 from medseg.models.detection.boxes import as_strict_in, clip, decode, encode, iou
 from medseg.models.detection.levels import level_of
 from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
-from medseg.models.detection.matching import POOL, match_adaptively, match_by_overlap, sampled
+from medseg.models.detection.matching import (
+    POOL,
+    centre_is_known,
+    match_adaptively,
+    match_by_overlap,
+    sampled,
+)
 from medseg.models.detection.pyramid import (
     PyramidEncoder,
     finest_stride_for,
     with_finest_stride,
 )
-from medseg.models.mask_rcnn import mask_cells_in_3d
+from medseg.models.detection.roi_heads import mask_cells_in_3d
 
 STRIDES = [(4, 4), (8, 8), (16, 16), (32, 32)]
 
@@ -134,6 +140,14 @@ def test_samples_keep_their_share_of_positives_but_for_a_few_negatives():
     assert min(downs.tolist()) >= 30
     assert (len(few_ups), len(few)) == (3, 10)
     assert (len(none), len(some)) == (0, 10)
+
+
+def test_boxes_amid_what_nobody_annotated_are_told():
+    classes = torch.zeros(8, 8, dtype=torch.long)
+    classes[4:] = -1
+    boxes = torch.tensor([[0.0, 0, 4, 4], [3, 0, 7, 4], [2, 2, 5, 4], [6, 6, 12, 12]])
+
+    assert centre_is_known(boxes, classes).tolist() == [True, False, True, False]
 
 
 def test_negatives_are_drawn_from_the_hardest():

@@ -71,3 +71,23 @@ def test_a_u_net_that_learns_no_classes_is_refused():
     with pytest.raises(ConfigError, match=r"model\.dense_weight") as caught:
         network_of(2, dense_weight=0.0)
     assert "model.backbone=resnet" in caught.value.remedy
+
+
+def test_a_finest_stride_is_for_a_resnet():
+    with pytest.raises(ConfigError, match=r"model\.finest_stride"):
+        network_of(2, finest_stride=[2, 2])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_finest_resolution_is_left_out_where_no_class_is_wanted(dims):
+    network = network_of(dims).eval()
+    image = torch.randn(1, 1, *(24, 40, 16)[:dims])
+
+    with torch.no_grad():
+        with_logits, logits = network.pyramid(image)
+        without, nothing = network.pyramid(image, with_logits=False)
+
+    assert logits is not None
+    assert nothing is None
+    for one, other in zip(with_logits, without, strict=True):
+        torch.testing.assert_close(one, other)
