@@ -15,9 +15,6 @@ CANDIDATES = 9
 CHUNK = 256
 """Objects compared with all anchors at once, which bounds the memory of crowded images."""
 
-POOL = 20
-"""Negatives are drawn from so many times as many of the hardest."""
-
 
 def match_adaptively(
     anchors: Sequence[Tensor], boxes: Tensor, *, candidates: int = CANDIDATES
@@ -94,31 +91,20 @@ def match_by_overlap(candidates: Tensor, boxes: Tensor, *, min_iou: float) -> tu
 
 
 def sampled(
-    positive: Tensor,
-    negative: Tensor,
-    *,
-    count: int,
-    share: float,
-    scores: Tensor | None = None,
+    positive: Tensor, negative: Tensor, *, count: int, share: float
 ) -> tuple[Tensor, Tensor]:
-    """Indices of random positives, at most `share` of `count`, and of negatives.
+    """Indices of random positives, at most `share` of `count`, and of random negatives.
 
     Where positives are fewer, so are negatives, which would drown them, but for a quarter of
-    `count`. Taken among the highest scores, they are those that a network still takes for objects.
+    `count`.
 
     Args:
         positive, negative: (n,) bool.
-        scores: of the network, (n,); negatives come from the POOL times as many with the highest
-            ones. None takes any.
-
-    Source: Ren et al. 2015, NIPS; the pool as Baumgartner et al. 2021, MICCAI 530 (nnDetection).
     """
     ups, downs = positive.nonzero()[:, 0], negative.nonzero()[:, 0]
     num_up = min(len(ups), int(count * share))
     wanted = max(round(num_up * (1 - share) / share), count // 4)
     num_down = min(len(downs), count - num_up, wanted)
-    if scores is not None and POOL * num_down < len(downs):
-        downs = downs[scores.detach()[downs].topk(POOL * num_down).indices]
     return (
         ups[torch.randperm(len(ups), device=ups.device)[:num_up]],
         downs[torch.randperm(len(downs), device=downs.device)[:num_down]],

@@ -105,9 +105,7 @@ class RegionProposals(nn.Module):
         for n, reference in enumerate(objects):
             match = match_adaptively(anchors, reference.boxes)
             down = (match < 0) & centre_is_known(together, classes[n])
-            ups, downs = sampled(
-                match >= 0, down, count=SAMPLES, share=0.5, scores=all_logits[n, :, 0]
-            )
+            ups, downs = sampled(match >= 0, down, count=SAMPLES, share=0.5)
             chosen = torch.cat((ups, downs))
             target = (match[chosen] >= 0).to(all_logits.dtype)
             score_loss = score_loss + F.binary_cross_entropy_with_logits(
