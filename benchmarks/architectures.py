@@ -146,7 +146,7 @@ measured; a dash is a number that has not been measured yet.
   base channels).
 - Dice: mean over labels and validation cases of fold 0 of Task04_Hippocampus (3D) and of the
   ultrasound nerves (2D), with the steps that the network made in so many minutes of two cores.
-  Measured on an AMD EPYC (Zen 3) in fp32, commits d3b736a to 87cdbf7. Few had the ten
+  Measured on an AMD EPYC (Zen 3) in fp32, commits d3b736a to 06f179f. Few had the ten
   minutes that +experiment=hippocampus takes, so that times differ; `unet` has 0.884 in them.
 - `deeplab_v1` and `deeplab_v2` were published with a conditional random field behind them:
   `postprocess=random_field` adds one to any network, in training, `predict` or `ensemble`.

@@ -63,10 +63,9 @@ def best_score(counts: Tensor) -> float:
         return USUAL_SCORE
     f1 = 2 * right / (2 * right + wrong + missed).clamp_min(1)
     around = torch.cat((f1[:, :1], f1, f1[:, -1:]), 1)
-    smooth = ((around[:, :-2] + 2 * around[:, 1:-1] + around[:, 2:]) / 4).mean(
-        0
-    )  # (scores, classes)
-    smooth, num_objects = smooth[:, occurs], (right + missed)[0, 0, occurs]
+    smooth = (around[:, :-2] + 2 * around[:, 1:-1] + around[:, 2:]) / 4
+    smooth = smooth.mean(0)[:, occurs]  # (scores, classes)
+    num_objects = (right + missed)[0, 0, occurs]
     means = smooth.mean(1)
     best = smooth[int(means.argmax())]
     error = float((best * (1 - best) / num_objects).sum().sqrt()) / len(best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -90,20 +91,9 @@ class PyramidEncoder(nn.Module):
         self.channels = channels
         self.stride = self.encoder.stride
 
-        def layer(features: int, size: int) -> nn.Sequential:
-            return nn.Sequential(
-                conv(
-                    spatial_dims,
-                    features,
-                    channels,
-                    kernel_size=(size,) * spatial_dims,
-                    bias=norm == "none",
-                ),
-                norm_layer(norm, spatial_dims, channels),
-            )
-
-        self.lateral = nn.ModuleList(layer(self.encoder.channels[n], 1) for n in self.stages)
-        self.smooth = nn.ModuleList(layer(channels, 3) for _ in self.stages)
+        layer = partial(_normed_conv, spatial_dims, channels=channels, norm=norm)
+        self.lateral = nn.ModuleList(layer(self.encoder.channels[n], size=1) for n in self.stages)
+        self.smooth = nn.ModuleList(layer(channels, size=3) for _ in self.stages)
 
     def smooth_only(self, levels: Sequence[int]) -> None:
         """Leaves out the last convolution of all other levels, whose features nothing reads."""
@@ -181,16 +171,7 @@ class UNetPyramid(nn.Module):
         self.channels = channels
         self.stride = self.network.stride
         self.lateral = nn.ModuleList(
-            nn.Sequential(
-                conv(
-                    spatial_dims,
-                    features,
-                    channels,
-                    kernel_size=(1,) * spatial_dims,
-                    bias=norm == "none",
-                ),
-                norm_layer(norm, spatial_dims, channels),
-            )
+            _normed_conv(spatial_dims, features, channels=channels, size=1, norm=norm)
             for features in self.network.channels[1:]
         )
 
@@ -261,6 +242,16 @@ def finest_stride_for(object_sizes: Sizes | None, spatial_dims: int) -> tuple[in
     return tuple(
         next((step for step in (4, 2) if extent >= MIN_CELLS[spatial_dims] * step), 1)
         for extent in small
+    )
+
+
+def _normed_conv(
+    spatial_dims: int, features: int, *, channels: int, size: int, norm: Norm
+) -> nn.Sequential:
+    kernel_size = (size,) * spatial_dims
+    return nn.Sequential(
+        conv(spatial_dims, features, channels, kernel_size=kernel_size, bias=norm == "none"),
+        norm_layer(norm, spatial_dims, channels),
     )
 
 
