@@ -25,6 +25,7 @@ from medseg.core.atomic import write_bytes, write_text
 from medseg.core.errors import BundleError, ConfigError, MedsegError
 from medseg.core.labels import LabelSet
 from medseg.data.plan import Plan
+from medseg.models.detection.class_logits import with_class_logits
 
 FORMAT_VERSION = 1
 CASCADE_VERSION = 2
@@ -271,7 +272,7 @@ class ModelBundle:
         return cls.load(folder)
 
     def build_networks(self) -> list[nn.Module]:
-        """One network per weights file, with its weights, on CPU.
+        """One network per weights file, with its weights, on CPU; class logits for label maps.
 
         Raises:
             BundleError: the network is unknown to this medseg, or the weights do not fit it.
@@ -301,7 +302,8 @@ class ModelBundle:
                 ) from error
             except ConfigError as error:
                 raise BundleError(self.folder / "card.yaml", str(error), "train again") from error
-            networks.append(network)
+            is_semantic = self.task_kind == "label_map"
+            networks.append(with_class_logits(network) if is_semantic else network)
         return networks
 
     def exports(self, name: str) -> list[str]:

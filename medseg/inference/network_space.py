@@ -17,6 +17,7 @@ from medseg.inference.bundle_networks import free_stride
 from medseg.inference.object_merge import FoundObject
 from medseg.inference.object_windows import ObjectWindows
 from medseg.inference.sliding_window import SlidingWindow
+from medseg.models.detection.class_logits import with_class_logits
 from medseg.tasks.hits import SCORES
 from medseg.tasks.semantic import SemanticTask
 from medseg.tasks.task import Task
@@ -43,12 +44,13 @@ def predict_image(
             least score that `counts` of the task tell apart.
     """
     if isinstance(task, SemanticTask):
+        network = with_class_logits(model)
         logits = inference.logits(
-            model,
+            network,
             image,
             patch_size=patch_size,
             out_channels=task.out_channels,
-            stride=free_stride(model),
+            stride=free_stride(network),
         )
         return task.decode(logits)
     things = thing_ids(task.labels)

@@ -33,9 +33,9 @@ NUM_LEVELS = 3
 class Mask2Former(nn.Module):
     """A pyramid, and a transformer's decoder whose queries give a class and a mask each.
 
-    The same head answers instance and panoptic tasks: objects are learnt as segments, and where a
-    class map is given, so is the region of every class of it that has no objects, background
-    included. The semantic task alone, the paper's third, is not offered.
+    The same head answers every task: objects are learnt as segments, and where a class map is
+    given, so is the region of every class of it that has no objects, background included. In the
+    semantic task that is all there is.
 
     Deviations: the pyramid is one of convolutions, where the paper's best has deformable attention
     in it; masks have the stride of its finest level.
@@ -48,7 +48,8 @@ class Mask2Former(nn.Module):
         base_channels: 32 gives the paper's widths; others scale them.
         strides: see `medseg.models.resnet.ResNet`.
         object_sizes: extents of typical objects in voxels, rows of `spatial_dims` numbers.
-        finest_stride: of the pyramid, per axis 1, 2 or 4; None follows `object_sizes`.
+        finest_stride: of the pyramid, per axis 1, 2 or 4; None follows `object_sizes`, and is 2
+            without them.
         pyramid_channels: of pyramid and decoder; None takes the paper's 256 at its width.
         num_queries: the most segments that can be found in an image.
         num_layers: of the decoder; all of them learn to answer.
@@ -68,7 +69,7 @@ class Mask2Former(nn.Module):
     Source: Cheng et al. 2022, CVPR 1280.
     """
 
-    tasks: ClassVar[tuple[str, ...]] = ("instance", "panoptic")
+    tasks: ClassVar[tuple[str, ...]] = ("instance", "panoptic", "semantic")
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class Mask2Former(nn.Module):
             base_channels=base_channels,
             channels=width,
             strides=strides,
-            finest_stride=finest_stride or finest_stride_for(object_sizes, spatial_dims),
+            finest_stride=finest_stride or finest_stride_for(object_sizes, spatial_dims, usual=2),
             norm=norm,
             activation=activation,
         )
@@ -141,8 +142,8 @@ class Mask2Former(nn.Module):
             x = levels[level]
             memories.append(x.flatten(2).transpose(1, 2))  # (N, L, D)
             places.append((wave_places(x) + self.level_places[n]).to(x.dtype))
-        queries = self.queries.repeat(len(image), 1, 1)
-        own_places = self.places.repeat(len(image), 1, 1)
+        queries = self.queries.expand(image.shape[0], -1, -1)
+        own_places = self.places.expand(image.shape[0], -1, -1)
         classes, masks = [], []
         answer = self._answer(queries, pixels)
         for n, layer in enumerate(self.layers):
@@ -240,8 +241,9 @@ class Mask2Former(nn.Module):
                 continue
             target[n, rows] = entry.classes[columns]
             own = point_losses(
-                masks[n, rows], entry.masks[columns], num_points=num_points, covered=covered
-            )
+                masks[n, rows], entry.masks[columns], num_points=num_points, covered=covered,
+                known=entry.known,
+            )  # fmt: skip
             entropy, dice = entropy + own[0], dice + own[1]
         score = F.cross_entropy(classes.transpose(1, 2), target, weight=weight)
         return {
@@ -269,4 +271,5 @@ def _segments(reference: Objects, semantic: Tensor | None) -> Segments:
             if class_id >= 0 and class_id not in objects:
                 masks.append((semantic == class_id)[None])
                 classes.append(torch.tensor([class_id], device=semantic.device))
-    return Segments(torch.cat(masks), torch.cat(classes))
+    known = None if semantic is None else semantic >= 0
+    return Segments(torch.cat(masks), torch.cat(classes), known)

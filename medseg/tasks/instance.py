@@ -16,7 +16,7 @@ from medseg.core.object_codes import counted, encode
 from medseg.core.references import InstancesFrom, ReferenceKind
 from medseg.core.segmentation import InstanceSet
 from medseg.metrics.object_pairs import compare_objects
-from medseg.models.detection.objects import Detector
+from medseg.tasks.detectors import refuse_regions, require_detector, summed_terms
 from medseg.tasks.hits import SCORES, best_score, counts_by_score, hits_of
 from medseg.tasks.targets import MIN_VISIBLE, patch_targets
 
@@ -159,50 +159,6 @@ def block_batch(image: Tensor, labels: LabelSet) -> dict[str, Any]:
         "codes": [table] * len(image),
         "keys": [],
     }
-
-
-def summed_terms(
-    model: nn.Module, image: Tensor, objects: list[Any], semantic: Tensor | None
-) -> Tensor:
-    """The loss of a detector: the sum of its terms."""
-    assert isinstance(model, Detector)
-    terms = model.losses(model(image), objects, semantic)
-    return torch.stack([term.float() for term in terms.values()]).sum()
-
-
-def require_detector(model: nn.Module, *, task: str) -> None:
-    """Raises ConfigError unless the network finds objects and offers the task.
-
-    Networks name their tasks in `tasks`; a detector that does not is for instances.
-    """
-    offered = getattr(model, "tasks", ("instance",)) if isinstance(model, Detector) else ()
-    if task in offered:
-        return
-    name = type(model).__name__
-    what = (
-        f"is {task}, but {name} is for {' and '.join(offered)}"
-        if offered
-        else f"is {task}, but {name} gives a class for each voxel and no objects"
-    )
-    fitting = {
-        "instance": "mask_rcnn, yolact or mask2former", "panoptic": "panoptic_fpn or mask2former"
-    }  # fmt: skip
-    raise ConfigError(
-        "task",
-        what,
-        f"set model={fitting[task]}, or leave task out, which then follows the model",
-        code="E_TASK",
-    )
-
-
-def refuse_regions(labels: LabelSet) -> None:
-    """Raises ConfigError for labels that declare regions, which are not objects."""
-    if labels.regions:
-        raise ConfigError(
-            "data.labels.regions",
-            "are unions of classes, while the task asks for objects",
-            "remove the regions, or set task=semantic",
-        )
 
 
 def check_shares(**shares: float) -> None:

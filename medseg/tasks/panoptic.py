@@ -14,16 +14,9 @@ from medseg.core.object_codes import UNKNOWN
 from medseg.core.references import InstancesFrom, ReferenceKind
 from medseg.core.segmentation import LabelMap, PanopticMap
 from medseg.metrics.panoptic import PanopticQuality, panoptic_pairs
+from medseg.tasks.detectors import refuse_regions, require_detector, summed_terms
 from medseg.tasks.hits import USUAL_SCORE, counts_of, hits_of
-from medseg.tasks.instance import (
-    block_batch,
-    check_shares,
-    reference_classes,
-    reference_instances,
-    refuse_regions,
-    require_detector,
-    summed_terms,
-)
+from medseg.tasks.instance import block_batch, check_shares, reference_classes, reference_instances
 from medseg.tasks.targets import MIN_VISIBLE, patch_targets
 
 

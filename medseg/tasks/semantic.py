@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
+from medseg.core.object_codes import UNKNOWN
 from medseg.core.references import InstancesFrom, ReferenceKind
 from medseg.losses.deep_supervision import DeepSupervision
-from medseg.models.detection.objects import Detector
+from medseg.models.detection.objects import Detector, Objects
 from medseg.tasks.decoding import decode
+from medseg.tasks.detectors import refuse_regions, require_detector, summed_terms
 from medseg.tasks.hits import USUAL_SCORE
 
 
@@ -25,7 +26,7 @@ class SemanticTask:
         labels: classes; the network has one output channel for each, background included, or one
             for each region where there are regions.
         loss: logits (N, C, *S) and target (N, *S) to a scalar; applied at every resolution of the
-            network.
+            network. One that finds segments, such as Mask2Former, brings its own loss instead.
     """
 
     reference_kind: ClassVar[ReferenceKind] = "label_map"
@@ -55,17 +56,23 @@ class SemanticTask:
         return tuple(label.class_id for label in self.labels.foreground)
 
     def check(self, model: nn.Module) -> None:
-        """Raises ConfigError for a network that finds objects only."""
-        if isinstance(model, Detector):
-            raise ConfigError(
-                "task",
-                f"is semantic, but {type(model).__name__} finds objects",
-                "leave task out, which then follows the model, or choose another model",
-                code="E_TASK",
-            )
+        """Raises ConfigError for a network that finds objects alone, and for one of segments where
+        labels declare regions.
+        """
+        if not isinstance(model, Detector):
+            return
+        require_detector(model, task="semantic")
+        refuse_regions(self.labels)
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Scalar loss of a batch with "image" (N, C, *S) and "target" (N, *S)."""
+        if isinstance(model, Detector):
+            target = batch["target"]
+            nothing = Objects.none(tuple(target.shape[1:]), device=target.device)
+            classes = target
+            if self.labels.ignore_id is not None:
+                classes = torch.where(target == self.labels.ignore_id, UNKNOWN, target)
+            return summed_terms(model, batch["image"], [nothing] * len(target), classes)
         loss: Tensor = self.loss_function(model(batch["image"]), batch["target"])
         return loss
 

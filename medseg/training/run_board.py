@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medseg.core.atomic import atomic_path
 from medseg.inference.bundle_networks import free_stride
+from medseg.models.detection.class_logits import with_class_logits
 from medseg.tasks.decoding import probabilities
 from medseg.tasks.semantic import SemanticTask
 from medseg.training.overlays import contour_overview
@@ -117,13 +118,14 @@ def precision_recall_samples(
         for m, n, extent in zip(middle.tolist(), size, target.shape, strict=True)
         for start in [max(0, min(m - n // 2, extent - n))]
     )
+    network = with_class_logits(pl_module.model)
     with torch.inference_mode():
         logits = pl_module.inference.logits(
-            pl_module.model,
+            network,
             image[(slice(None), *box)],
             patch_size=pl_module.patch_size,
             out_channels=task.out_channels,
-            stride=free_stride(pl_module.model),
+            stride=free_stride(network),
         )
     shares = probabilities(logits[None].float().cpu(), labels=task.labels, axis=1)[0]
     truth = target[box].cpu()

@@ -2,7 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
+from medseg.models.build import build_model
+from medseg.models.detection.class_logits import with_class_logits
 from medseg.tasks.semantic import SemanticTask
 
 NAMES = ("background", "liver", "tumour")
@@ -66,3 +69,57 @@ def test_regions_are_counted_as_unions_worked_by_hand():
 
     assert region_task.out_channels == 2
     assert counts.tolist() == [[2 * 3, 3 + 4], [2 * 1, 1 + 2]]
+
+
+def mask2former(dims: int) -> nn.Module:
+    return build_model(
+        "mask2former", spatial_dims=dims, in_channels=1, out_channels=3, base_channels=4,
+        pyramid_channels=16, num_queries=5, num_layers=3, num_heads=2, strides=[1, 2, 2, 2],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(24, 32), (16, 24, 9)])
+def test_a_network_of_segments_learns_by_its_own_loss_and_gives_class_logits(shape):
+    network = mask2former(len(shape)).train()
+    own = task()
+    own.check(network)
+    target = torch.zeros(2, *shape, dtype=torch.long)
+    target[:, :8] = 1
+    target[:, 12:] = 2
+
+    own.loss(network, {"image": torch.randn(2, 1, *shape), "target": target}).backward()
+    with torch.no_grad():
+        logits = with_class_logits(network.eval())(torch.randn(2, 1, *shape))
+
+    missing = [name for name, value in network.named_parameters() if value.grad is None]
+    assert missing == []
+    assert logits.shape == (2, 3, *shape)
+    torch.testing.assert_close(logits.softmax(1).sum(1), torch.ones(2, *shape))
+
+
+def test_a_network_of_segments_does_not_learn_from_ignored_voxels():
+    network, own = mask2former(2), task(ignore_id=255)
+    image = torch.randn(1, 1, 16, 16)
+
+    torch.manual_seed(0)
+    empty = own.loss(network, {"image": image, "target": torch.full((1, 16, 16), 255)})
+    torch.manual_seed(0)
+    full = own.loss(network, {"image": image, "target": torch.zeros(1, 16, 16, dtype=torch.long)})
+
+    assert torch.isfinite(empty)
+    assert float(empty.detach()) < float(full.detach())  # no mask to learn
+
+
+def test_networks_of_objects_alone_and_regions_with_segments_are_refused():
+    objects = build_model(
+        "yolact", spatial_dims=2, in_channels=1, out_channels=3, base_channels=4,
+        pyramid_channels=8, strides=[1, 2, 2, 2],
+    )  # fmt: skip
+    labels = LabelSet.from_mapping(
+        {"background": 0, "rim": 1, "core": 2, "regions": {"whole": [1, 2], "inner": [2]}}
+    )
+
+    with pytest.raises(ConfigError, match="set model=unet or mask2former"):
+        task().check(objects)
+    with pytest.raises(ConfigError, match="unions of classes"):
+        SemanticTask(labels=labels, loss=nn.CrossEntropyLoss()).check(mask2former(2))

@@ -25,10 +25,12 @@ class Segments:
     Args:
         masks: (m, *S) bool.
         classes: (m,) long.
+        known: (*S) bool, the voxels that count; None for all.
     """
 
     masks: Tensor
     classes: Tensor
+    known: Tensor | None = None
 
 
 @torch.no_grad()
@@ -61,10 +63,13 @@ def assigned(
     points = torch.rand(1, num_points, len(shape), device=class_logits.device)
     predicted = at_points(mask_logits[None], points, shape=shape, covered=covered)[0]  # (Q, P)
     wanted = masks_at_points(segments.masks, points.expand(count, -1, -1))  # (m, P)
+    counts = _counts(segments.known, points)  # (1, P)
     by_class = -class_logits.softmax(1)[:, segments.classes]
     inside, outside = F.softplus(-predicted), F.softplus(predicted)
-    by_entropy = (inside @ wanted.T + outside @ (1 - wanted).T) / num_points
-    shares = predicted.sigmoid()
+    wanted = wanted * counts
+    by_entropy = inside @ wanted.T + outside @ (counts - wanted).T
+    by_entropy = by_entropy / counts.sum().clamp_min(1)
+    shares = predicted.sigmoid() * counts
     shared = 2 * shares @ wanted.T + 1
     by_dice = 1 - shared / (shares.sum(1)[:, None] + wanted.sum(1)[None] + 1)
     cost = weights[0] * by_class + weights[1] * by_entropy + weights[2] * by_dice
@@ -76,19 +81,27 @@ def assigned(
 
 
 def point_losses(
-    mask_logits: Tensor, masks: Tensor, *, num_points: int, covered: Sequence[int]
+    mask_logits: Tensor,
+    masks: Tensor,
+    *,
+    num_points: int,
+    covered: Sequence[int],
+    known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy and Dice of predicted masks (k, *M) against (k, *S) bool, summed over masks.
 
-    Both are taken at random points, most of them where the prediction is unsure.
+    Both are taken at random points, most of them where the prediction is unsure, as far as they
+    are `known`, (*S) bool.
     """
     shape = masks.shape[1:]
     with torch.no_grad():
         points = _unsure_points(mask_logits, num_points, shape, covered)
-        wanted = masks_at_points(masks, points)
+        counts = _counts(known, points)
+        wanted = masks_at_points(masks, points) * counts
     predicted = at_points(mask_logits[:, None], points, shape=shape, covered=covered)[:, 0]
-    entropy = F.binary_cross_entropy_with_logits(predicted, wanted, reduction="none").mean(1)
-    shares = predicted.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(predicted, wanted, weight=counts, reduction="none")
+    entropy = entropy.sum(1) / counts.sum(1).clamp_min(1)
+    shares = predicted.sigmoid() * counts
     dice = 1 - (2 * (shares * wanted).sum(1) + 1) / (shares.sum(1) + wanted.sum(1) + 1)
     return entropy.sum(), dice.sum()
 
@@ -120,6 +133,13 @@ def masks_at_points(masks: Tensor, points: Tensor) -> Tensor:
     places = torch.minimum((points * extents).long(), extents - 1)
     rows = torch.arange(len(masks), device=points.device)[:, None]
     return masks[(rows, *places.unbind(2))].float()
+
+
+def _counts(known: Tensor | None, points: Tensor) -> Tensor:
+    """1 at the points (n, P, dims) that lie in known voxels, 0 at others: (n, P)."""
+    if known is None:
+        return torch.ones(points.shape[:2], device=points.device)
+    return masks_at_points(known.expand(len(points), *known.shape), points)
 
 
 def _unsure_points(

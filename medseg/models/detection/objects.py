@@ -45,6 +45,12 @@ class Objects:
         masks, classes = masks[kept], classes[kept].long()
         return cls(boxes_of(masks), classes, masks)
 
+    @classmethod
+    def none(cls, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Objects:
+        """No objects in an image of extents (*S)."""
+        masks = torch.zeros(0, *shape, dtype=torch.bool, device=device)
+        return cls.from_masks(masks, torch.zeros(0, dtype=torch.long, device=device))
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -126,7 +132,7 @@ class Detector(Protocol):
     Attributes:
         stride: what it divides the image's extents by, per axis; other extents are padded.
         min_size: least extents of an image, per axis.
-        tasks: what it can be trained for, "instance" and "panoptic"; a class attribute.
+        tasks: what it can be trained for, "instance", "panoptic" and "semantic"; a class attribute.
         reads_stuff: whether it learns from the classes of voxels for "instance" too; may be left
             out.
     """

@@ -231,13 +231,16 @@ def with_finest_stride(
     return [(1,) * spatial_dims, *steps]
 
 
-def finest_stride_for(object_sizes: Sizes | None, spatial_dims: int) -> tuple[int, ...]:
+def finest_stride_for(
+    object_sizes: Sizes | None, spatial_dims: int, *, usual: int = 4
+) -> tuple[int, ...]:
     """Stride of the finest level, 1, 2 or 4 per axis, at which small objects span MIN_CELLS voxels.
 
-    Small are those at a quarter of the sizes that a plan names; without sizes it is the papers' 4.
+    Small are those at a quarter of the sizes that a plan names; without sizes it is `usual`, the
+    papers' 4.
     """
     if not object_sizes:
-        return (4,) * spatial_dims
+        return (usual,) * spatial_dims
     small = np.quantile(np.array(object_sizes, dtype=float), 0.25, axis=0)
     return tuple(
         next((step for step in (4, 2) if extent >= MIN_CELLS[spatial_dims] * step), 1)

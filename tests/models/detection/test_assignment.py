@@ -64,3 +64,26 @@ def test_points_read_the_voxel_they_lie_in():
     points = torch.tensor([[[0.75, 0.9], [0.75, 0.7], [1.0, 1.0], [0.2, 0.9]]])
 
     assert masks_at_points(mask, points).tolist() == [[1, 0, 1, 0]]
+
+
+def test_unknown_voxels_cost_nothing_and_do_not_decide():
+    masks = stripes((16, 16), 2)
+    known = torch.zeros(16, 16, dtype=torch.bool)
+    known[:, :8] = True
+    right, wrong = 40.0 * masks.float() - 20, 20.0 - 40 * masks.float()
+    logits = torch.where(known, right, wrong)
+    classes = torch.zeros(2, 3)
+    segments = Segments(masks, torch.tensor([1, 1]), known)
+
+    rows, columns = assigned(
+        classes, logits, segments, num_points=300, covered=(16, 16), weights=WEIGHTS
+    )
+    seen = point_losses(logits, masks, num_points=300, covered=(16, 16))
+    spared = point_losses(logits, masks, num_points=300, covered=(16, 16), known=known)
+    nothing = point_losses(
+        logits, masks, num_points=300, covered=(16, 16), known=torch.zeros_like(known)
+    )
+
+    assert rows.tolist() == columns.tolist()
+    assert float(sum(spared)) < 0.1 * float(sum(seen))  # interpolation blurs the border
+    assert float(sum(nothing)) == 0.0

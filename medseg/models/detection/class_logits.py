@@ -1,0 +1,43 @@
+"""Networks that find segments as ones that give a class for every voxel."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from medseg.models.detection.objects import Detector
+
+
+class ClassLogits(nn.Module):
+    """Class logits alone, for prediction.
+
+    Args:
+        network: a Detector with a semantic branch, which gives other outputs as well.
+
+    Shapes:
+        image (N, C, *S) to (N, out_channels, *S).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.stride = cast(Detector, network).stride
+        self.min_size = cast(Detector, network).min_size
+
+    def forward(self, image: Tensor) -> Tensor:
+        network = cast(Detector, self.network)
+        outputs = self.network(image)
+        logits = network.semantic_logits(outputs, shape=tuple(image.shape[2:]))
+        if logits is None:
+            raise TypeError(f"{type(self.network).__name__} has no semantic branch")
+        return logits
+
+
+def with_class_logits(network: nn.Module) -> nn.Module:
+    """A network that gives class logits: the one given, or `ClassLogits` of one that finds
+    segments, in the same mode.
+    """
+    if not isinstance(network, Detector):
+        return network
+    return ClassLogits(network).train(network.training)
