@@ -26,6 +26,7 @@ from medseg.metrics.summary import Summary, summarise
 from medseg.reports.object_tables import read_object_scores
 from medseg.reports.run_page import Picture, RunFacts, write_run_page
 from medseg.reports.score_tables import read_scores
+from medseg.tasks.parts import Parts
 from medseg.training.fit import FitResult
 from medseg.training.history import FILE_NAME, peak_memory_gib, read_history
 from medseg.training.overlays import contour_overview
@@ -201,10 +202,11 @@ def _montage(prepared: Preparation) -> list[Picture]:
     for key in (keys[n] for n in picks):
         case = prepared.cache.get(prepared.cases[key])
         codes = getattr(case, "codes", None)
-        labels = case.labels if codes is None else codes.classes[case.labels]
+        numbers = np.asarray(case.labels)
+        parts = Parts.of_classes(numbers) if codes is None else Parts(numbers, codes.classes)
         picture = contour_overview(
             np.asarray(case.image[0], np.float32),
-            np.asarray(labels),
+            parts,
             None,
             labels=prepared.labels,
             spacing_mm=case.spacing_mm,

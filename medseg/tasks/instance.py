@@ -18,6 +18,7 @@ from medseg.core.segmentation import InstanceSet
 from medseg.metrics.object_pairs import compare_objects
 from medseg.tasks.detectors import refuse_regions, require_detector, summed_terms
 from medseg.tasks.hits import SCORES, best_score, counts_by_score, hits_of
+from medseg.tasks.parts import Parts
 from medseg.tasks.targets import MIN_VISIBLE, patch_targets
 
 _BLOCKS = 8
@@ -104,10 +105,11 @@ class InstanceTask:
         """See `medseg.tasks.hits.best_score`."""
         return best_score(counts)
 
-    def shown(self, prediction: InstanceSet, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Classes of the objects, background where nothing is known."""
-        found = torch.from_numpy(prediction.class_map().array.astype("int64"))
-        return reference_classes(batch), found
+    def shown(self, prediction: InstanceSet, batch: dict[str, Any]) -> tuple[Parts, Parts]:
+        """The objects one by one, found ones from the score on that is best for this case."""
+        least = best_score(self.counts(prediction, batch))
+        classes = np.where(prediction.scores >= least, prediction.class_ids, 0)
+        return reference_parts(batch), Parts(prediction.array, np.append(0, classes))
 
 
 def reference_instances(batch: dict[str, Any]) -> InstanceSet:
@@ -117,10 +119,9 @@ def reference_instances(batch: dict[str, Any]) -> InstanceSet:
     return instances
 
 
-def reference_classes(batch: dict[str, Any]) -> Tensor:
-    """The class of each voxel of a validation case, background where nothing is known."""
-    classes = torch.from_numpy(batch["codes"].classes)
-    return classes[batch["target"].cpu()].clamp_min(0)
+def reference_parts(batch: dict[str, Any]) -> Parts:
+    """Objects and stuff of a validation case."""
+    return Parts(batch["target"].cpu().numpy(), batch["codes"].classes)
 
 
 def unit_grid(shape: tuple[int, ...]) -> Geometry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from medseg.core.errors import ConfigError
@@ -16,7 +16,8 @@ from medseg.core.segmentation import LabelMap, PanopticMap
 from medseg.metrics.panoptic import PanopticQuality, panoptic_pairs
 from medseg.tasks.detectors import refuse_regions, require_detector, summed_terms
 from medseg.tasks.hits import USUAL_SCORE, counts_of, hits_of
-from medseg.tasks.instance import block_batch, check_shares, reference_classes, reference_instances
+from medseg.tasks.instance import block_batch, check_shares, reference_instances, reference_parts
+from medseg.tasks.parts import Parts
 from medseg.tasks.targets import MIN_VISIBLE, patch_targets
 
 
@@ -113,7 +114,11 @@ class PanopticTask:
         """
         return USUAL_SCORE
 
-    def shown(self, prediction: PanopticMap, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Classes of the voxels, background where nothing is known."""
-        found = torch.from_numpy(prediction.label_map.array.astype("int64"))
-        return reference_classes(batch), found
+    def shown(self, prediction: PanopticMap, batch: dict[str, Any]) -> tuple[Parts, Parts]:
+        """Objects one by one, and each class of stuff as a whole."""
+        objects = prediction.instances.array.astype(np.int64)
+        stuff = prediction.label_map.array.astype(np.int64)
+        count = len(self.labels)
+        numbers = np.where(objects > 0, objects + count - 1, stuff)
+        classes = np.append(np.arange(count), prediction.instances.class_ids)
+        return reference_parts(batch), Parts(numbers, classes)

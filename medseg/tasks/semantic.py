@@ -17,6 +17,7 @@ from medseg.models.detection.objects import Detector, Objects
 from medseg.tasks.decoding import decode
 from medseg.tasks.detectors import refuse_regions, require_detector, summed_terms
 from medseg.tasks.hits import USUAL_SCORE
+from medseg.tasks.parts import Parts
 
 
 class SemanticTask:
@@ -100,9 +101,12 @@ class SemanticTask:
         """A half; there are no objects."""
         return USUAL_SCORE
 
-    def shown(self, prediction: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Reference and prediction as they are."""
-        return batch["target"], prediction
+    def shown(self, prediction: Tensor, batch: dict[str, Any]) -> tuple[Parts, Parts]:
+        """Classes."""
+        return (
+            Parts.of_classes(batch["target"].cpu().numpy()),
+            Parts.of_classes(prediction.cpu().numpy()),
+        )
 
     def dice_counts(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Per structure (foreground class or region) twice the overlap and the sum of both volumes,

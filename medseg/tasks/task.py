@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from medseg.core.labels import LabelSet
 from medseg.core.references import InstancesFrom, ReferenceKind
+from medseg.tasks.parts import Parts
 
 
 class Task(Protocol):
@@ -72,6 +73,6 @@ class Task(Protocol):
         """
         ...
 
-    def shown(self, prediction: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Class numbers of reference and prediction, (I, J, K) each, for pictures."""
+    def shown(self, prediction: Any, batch: dict[str, Any]) -> tuple[Parts, Parts]:
+        """Reference and prediction of a case as pictures have them."""
         ...

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medseg.core.errors import TrainingError
 from medseg.inference.network_space import predict_image
 from medseg.inference.sliding_window import SlidingWindow
+from medseg.tasks.parts import Parts
 from medseg.tasks.task import Task
 from medseg.training.validation_time import ValidationTime
 
@@ -70,7 +71,7 @@ class TrainingModule(pl.LightningModule):
         self._is_last_validation = False
         self._num_scored = 0
         self._counts: Tensor | None = None
-        self.last_shown: tuple[str, Tensor, Tensor, Tensor] | None = None
+        self.last_shown: tuple[str, Tensor, Parts, Parts] | None = None
 
     @property
     def progress(self) -> float:

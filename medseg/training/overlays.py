@@ -11,43 +11,47 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from medseg.core.labels import LabelSet
+from medseg.tasks.parts import Parts
 
 TILE_PIXELS = 280
+PLANE_PIXELS = 420
 REFERENCE_RGBS = ((60, 220, 60), (255, 220, 60), (60, 200, 255), (255, 90, 220))
 """Green, yellow, blue, pink: the reference has the one least like the colours of the labels."""
+_NEAR = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), 2)
 _HEADER = 18
 _GROUND = (20, 20, 20)
 
 
 def contour_overview(
     image: NDArray[np.floating],
-    reference: NDArray[np.integer],
-    prediction: NDArray[np.integer] | None,
+    reference: Parts,
+    prediction: Parts | None,
     *,
     labels: LabelSet,
     spacing_mm: tuple[float, ...],
 ) -> NDArray[np.uint8]:
     """A transverse, a coronal and a sagittal slice through the middle of the reference.
 
-    Its contours have a colour of their own, the prediction's those of the labels; without a
-    prediction the reference has these.
+    Each part has its contour. The reference's have a colour of their own, the prediction's those of
+    the labels; without a prediction the reference has these.
 
     Args:
         image: (I, J, K) along R, A and S, any intensity range; a 2D image has one voxel along K and
-            is shown in its own plane alone.
-        reference, prediction: (I, J, K), class numbers.
+            is shown in its own plane alone, larger.
+        reference, prediction: parts (I, J, K).
         labels: gives names and colours.
         spacing_mm: along i, j and k; pixels are drawn square in mm.
 
     Returns:
-        uint8, shape (height, width, 3); the longest extent has TILE_PIXELS.
+        uint8, shape (height, width, 3); the longest extent has TILE_PIXELS, of a 2D image
+        PLANE_PIXELS.
     """
     low, high = np.percentile(image, (1, 99))
     grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255
     extents_mm = np.multiply(image.shape, spacing_mm)
     axes = (2,) if image.shape[2] == 1 else (2, 1, 0)
     shown = [extents_mm[other] for axis in axes for other in range(3) if other != axis]
-    scale = TILE_PIXELS / max(shown)
+    scale = (PLANE_PIXELS if len(axes) == 1 else TILE_PIXELS) / max(shown)
     tiles = []
     own = reference_rgb(labels)
     for axis in axes:
@@ -59,14 +63,13 @@ def contour_overview(
         )
         tile = Image.fromarray(_view(grey, axis, position).astype(np.uint8)).resize(size)
         pixels = np.array(tile.convert("RGB"))
-        for label in labels.foreground:
-            layers = [(reference, label.rgb)]
-            if prediction is not None:
-                layers = [(reference, own), (prediction, label.rgb)]
-            for map_, colour in layers:
-                mask = _view(map_, axis, position) == label.class_id
-                inside = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-                pixels[inside & ~ndimage.binary_erosion(inside, iterations=2)] = colour
+        for parts in (reference, prediction):
+            if parts is None:
+                continue
+            classes = _contours(parts, axis, position, size)
+            for label in labels.foreground:
+                is_reference = parts is reference and prediction is not None
+                pixels[classes == label.class_id] = own if is_reference else label.rgb
         tiles.append(pixels)
     names = [(label.name, label.rgb) for label in labels.foreground]
     if prediction is not None:
@@ -101,11 +104,23 @@ def _joined(
     return np.asarray(canvas)
 
 
-def _middle(reference: NDArray[np.integer], axis: int) -> int:
+def _contours(
+    parts: Parts, axis: int, position: int, size: tuple[int, int]
+) -> NDArray[np.integer[Any]]:
+    """The class of each pixel that lies within two of its part's border, 0 elsewhere."""
+    view = Image.fromarray(_view(parts.numbers, axis, position).astype(np.int32))
+    numbers = np.asarray(view.resize(size, Image.Resampling.NEAREST))
+    filters = (ndimage.minimum_filter, ndimage.maximum_filter)
+    near = [each(numbers, footprint=_NEAR, mode="constant", cval=-1) for each in filters]
+    at_border = (near[0] != numbers) | (near[1] != numbers)
+    return np.where(at_border, parts.classes[numbers], 0)
+
+
+def _middle(reference: Parts, axis: int) -> int:
     """The slice halfway through the labelled range, or through the image without any."""
     others = tuple(other for other in range(3) if other != axis)
-    filled = np.flatnonzero((reference > 0).any(axis=others))
-    return int(filled[len(filled) // 2]) if filled.size else reference.shape[axis] // 2
+    filled = np.flatnonzero((reference.classes > 0)[reference.numbers].any(axis=others))
+    return int(filled[len(filled) // 2]) if filled.size else reference.numbers.shape[axis] // 2
 
 
 def _view(volume: NDArray[Any], axis: int, position: int) -> NDArray[Any]:

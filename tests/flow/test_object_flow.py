@@ -147,5 +147,5 @@ def test_networks_and_tasks_that_do_not_go_together_are_told_at_once(place, caps
     told_too = capsys.readouterr()
 
     assert (semantic, unet) == (1, 1)
-    assert "is semantic, but BrightObjects finds objects" in told.out + told.err
+    assert "is semantic, but BrightObjects is for instance" in told.out + told.err
     assert "UNet gives a class for each voxel and no objects" in told_too.out + told_too.err

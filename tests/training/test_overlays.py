@@ -2,9 +2,10 @@ import numpy as np
 import phantoms
 
 from medseg.core.labels import LabelSet
+from medseg.tasks.parts import Parts
 from medseg.training.overlays import (
+    PLANE_PIXELS,
     REFERENCE_RGBS,
-    TILE_PIXELS,
     contour_overview,
     reference_rgb,
 )
@@ -15,8 +16,9 @@ REFERENCE_RGB = reference_rgb(phantoms.TWO_LABELS)
 
 def overview(reference, prediction, *, image=None, spacing_mm=(1.0, 1.0, 1.0)):
     image = np.zeros(reference.shape, np.float32) if image is None else image
+    found = None if prediction is None else Parts.of_classes(prediction)
     return contour_overview(
-        image, reference, prediction, labels=phantoms.TWO_LABELS, spacing_mm=spacing_mm
+        image, Parts.of_classes(reference), found, labels=phantoms.TWO_LABELS, spacing_mm=spacing_mm
     )
 
 
@@ -31,7 +33,7 @@ def test_pixels_are_square_in_millimetres():
     picture = overview(reference, reference, spacing_mm=(1.0, 3.0, 1.0))
 
     # 20 mm from right to left and 30 mm from front to back.
-    assert picture.shape == (TILE_PIXELS + 18, round(TILE_PIXELS * 20 / 30), 3)
+    assert picture.shape == (PLANE_PIXELS + 18, round(PLANE_PIXELS * 20 / 30), 3)
     assert picture.dtype == np.uint8
 
 
@@ -41,8 +43,8 @@ def test_the_patients_right_is_left_and_front_is_up():
 
     rows, columns = pixels_of(overview(reference, reference * 0), REFERENCE_RGB).T
 
-    assert columns.max() < TILE_PIXELS / 2
-    assert rows.max() < TILE_PIXELS / 2
+    assert columns.max() < PLANE_PIXELS / 2
+    assert rows.max() < PLANE_PIXELS / 2
 
 
 def test_reference_and_prediction_have_their_own_contours():
@@ -64,6 +66,23 @@ def test_a_reference_alone_has_the_colours_of_its_labels():
 
     assert len(pixels_of(picture, REFERENCE_RGB)) == 0
     assert len(pixels_of(picture, LIVER_RGB)) > 50
+
+
+def test_objects_that_touch_are_drawn_apart():
+    numbers = np.zeros((40, 40, 1), np.int64)
+    numbers[10:20, 10:30], numbers[20:30, 10:30] = 1, 2
+    image = np.zeros(numbers.shape, np.float32)
+
+    def pixels(classes) -> int:
+        picture = contour_overview(
+            image, Parts(numbers, np.array(classes)), None, labels=phantoms.TWO_LABELS,
+            spacing_mm=(1.0, 1.0, 1.0),
+        )  # fmt: skip
+        return len(pixels_of(picture, LIVER_RGB))
+
+    together = overview(np.minimum(numbers, 1), None)
+    assert pixels([0, 1, 1]) > 1.2 * len(pixels_of(together, LIVER_RGB))
+    assert pixels([0, 0, 1]) < 0.8 * pixels([0, 1, 1])  # class 0 is not drawn
 
 
 def test_three_planes_through_the_middle_of_the_reference_are_shown_at_one_scale():
