@@ -142,8 +142,8 @@ class Mask2Former(nn.Module):
             x = levels[level]
             memories.append(x.flatten(2).transpose(1, 2))  # (N, L, D)
             places.append((wave_places(x) + self.level_places[n]).to(x.dtype))
-        queries = self.queries.expand(image.shape[0], -1, -1)
-        own_places = self.places.expand(image.shape[0], -1, -1)
+        queries = self.queries.repeat(image.shape[0], 1, 1)
+        own_places = self.places.repeat(image.shape[0], 1, 1)
         classes, masks = [], []
         answer = self._answer(queries, pixels)
         for n, layer in enumerate(self.layers):
