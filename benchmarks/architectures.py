@@ -131,8 +131,9 @@ def table(folder: Path) -> str:
 _HEAD = """\
 # Networks
 
-One row per option of `model=` that gives a class for every voxel; every one takes 2D and 3D
-images of any number of channels and classes. Networks that find objects are in
+One row per option of `model=` that only gives a class for every voxel; every one takes 2D and 3D
+images of any number of channels and classes. Networks that find objects (`mask2former` gives
+classes alone too) are in
 [instances.md](instances.md), what they cost in [benchmarks.md](benchmarks.md#parts-of-detectors).
 Written by `python benchmarks/architectures.py table` from what its `cost` and `train` commands
 measured; a dash is a number that has not been measured yet.

@@ -213,12 +213,11 @@ def bundle(folder: str) -> list[Finding]:
     except MedsegError as error:
         return [finding_of(error)]
     parameters = sum(p.numel() for network in networks for p in network.parameters())
+    class_name = str(loaded.card["network"]["class"]).rpartition(".")[2]
     findings = [
         Finding("bundle", f"{loaded.name} in {folder}; every file is as training wrote it"),
         Finding("labels", ", ".join(loaded.labels.names)),
-        Finding(
-            "networks", f"{len(networks)} {type(networks[0]).__name__}, {parameters:,} parameters"
-        ),
+        Finding("networks", f"{len(networks)} {class_name}, {parameters:,} parameters"),
         Finding("sha256", loaded.sha256),
     ]
     if loaded.notice:

@@ -1,7 +1,7 @@
 """A network as a file of another runtime: ONNX, OpenVINO IR, or a program of `torch.export`.
 
-The extents of patches are those of the plan. Their number is free, but for networks that find
-objects, which see one at a time; theirs are the maps that come before whatever depends on what is
+The extents of patches are those of the plan. Their number is free, but in tasks that find objects,
+whose networks see one at a time; theirs are the maps that come before whatever depends on what is
 seen (`medseg.inference.object_engines`).
 """
 

@@ -26,6 +26,9 @@ WEIGHTS = (2.0, 5.0, 5.0)
 NO_SEGMENT_WEIGHT = 0.1
 """Of queries without a segment in the class term."""
 
+UNANNOTATED = -1
+"""Class of the queries of an image that says nothing about them."""
+
 NUM_LEVELS = 3
 """Levels that the layers look at in turn, coarsest first."""
 
@@ -211,7 +214,8 @@ class Mask2Former(nn.Module):
     def semantic_logits(self, outputs: dict[str, Output], *, shape: Sequence[int]) -> Tensor:
         masks = cast(Tensor, outputs["masks"]).float()
         classes = cast(Tensor, outputs["classes"]).float().softmax(2)[..., :-1]
-        evidence = torch.einsum("nqc,nq...->nc...", classes, masks.sigmoid())
+        with torch.autocast(masks.device.type, enabled=False):  # half precision would make ties
+            evidence = torch.einsum("nqc,nq...->nc...", classes, masks.sigmoid())
         shares = evidence / evidence.sum(1, keepdim=True).clamp_min(1e-6)
         return self._on_the_image(shares, shape).clamp_min(1e-6).log()
 
@@ -233,6 +237,9 @@ class Mask2Former(nn.Module):
         entropy = dice = masks.sum() * 0
         count = max(1, sum(len(entry.classes) for entry in segments))
         for n, entry in enumerate(segments):
+            if entry.known is not None and not entry.known.any():
+                target[n] = UNANNOTATED
+                continue
             rows, columns = assigned(
                 classes[n], masks[n], entry, num_points=num_points, covered=covered,
                 weights=WEIGHTS,
@@ -245,7 +252,11 @@ class Mask2Former(nn.Module):
                 known=entry.known,
             )  # fmt: skip
             entropy, dice = entropy + own[0], dice + own[1]
-        score = F.cross_entropy(classes.transpose(1, 2), target, weight=weight)
+        score = classes.sum() * 0
+        if (target != UNANNOTATED).any():
+            score = F.cross_entropy(
+                classes.transpose(1, 2), target, weight=weight, ignore_index=UNANNOTATED
+            )
         return {
             "score": WEIGHTS[0] * score,
             "mask": WEIGHTS[1] * entropy / count,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from medseg.core.errors import TrainingError
 from medseg.inference.network_space import predict_image
 from medseg.inference.sliding_window import SlidingWindow
-from medseg.tasks.parts import Parts
 from medseg.tasks.task import Task
 from medseg.training.validation_time import ValidationTime
 
@@ -71,7 +70,7 @@ class TrainingModule(pl.LightningModule):
         self._is_last_validation = False
         self._num_scored = 0
         self._counts: Tensor | None = None
-        self.last_shown: tuple[str, Tensor, Parts, Parts] | None = None
+        self.last_shown: tuple[dict[str, Any], Any] | None = None
 
     @property
     def progress(self) -> float:
@@ -166,11 +165,7 @@ class TrainingModule(pl.LightningModule):
         self._counts = counts if self._counts is None else self._counts + counts
         self._num_scored += 1
         if is_first:
-            self.last_shown = (
-                batch["key"],
-                batch["image"],
-                *self.task.shown(prediction, batch),
-            )
+            self.last_shown = (batch, prediction)
         self.validation_time.add(time.monotonic() - start, num_voxels=num_voxels)
 
     def on_validation_epoch_end(self) -> None:

@@ -18,7 +18,6 @@ from medseg.core.atomic import atomic_path
 from medseg.inference.bundle_networks import free_stride
 from medseg.models.detection.class_logits import with_class_logits
 from medseg.tasks.decoding import probabilities
-from medseg.tasks.parts import Parts
 from medseg.tasks.semantic import SemanticTask
 from medseg.training.overlays import contour_overview
 
@@ -72,7 +71,9 @@ class RunBoard(pl.Callback):
         if pl_module.progress * (self.max_pictures - 1) < self._num_shown and not is_last:
             return
         self._num_shown = int(pl_module.progress * (self.max_pictures - 1)) + 1
-        key, image, reference, prediction = shown
+        batch, found = shown
+        key, image = batch["key"], batch["image"]
+        reference, prediction = pl_module.task.shown(found, batch)
         picture = contour_overview(
             image[0].float().cpu().numpy(),
             reference,
@@ -80,7 +81,7 @@ class RunBoard(pl.Callback):
             labels=pl_module.task.labels,
             spacing_mm=self.spacing_mm,
         )
-        curves = precision_recall_samples(pl_module, image, reference)
+        curves = precision_recall_samples(pl_module, image, batch["target"])
         for board in _boards(trainer):
             board.add_image(f"validation/{key}", np.moveaxis(picture, -1, 0), trainer.global_step)
             for name, (is_inside, shares) in curves.items():
@@ -98,7 +99,7 @@ class RunBoard(pl.Callback):
 
 
 def precision_recall_samples(
-    pl_module: Any, image: Tensor, reference: Parts
+    pl_module: Any, image: Tensor, target: Tensor
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Per structure, where it is and how probable the network finds it, in one patch around the
     middle of the reference; none for tasks that find objects.
@@ -106,12 +107,11 @@ def precision_recall_samples(
     Args:
         pl_module: with model, task, inference and patch size.
         image: (C, I, J, K).
-        reference: classes (I, J, K).
+        target: (I, J, K).
     """
     task = pl_module.task
     if not isinstance(task, SemanticTask):
         return {}
-    target = torch.from_numpy(reference.numbers.astype(np.int64))
     size = [*pl_module.patch_size, 1][:3]
     places = torch.nonzero(target > 0)
     middle = places[len(places) // 2] if len(places) else torch.tensor(target.shape) // 2
@@ -130,7 +130,7 @@ def precision_recall_samples(
             stride=free_stride(network),
         )
     shares = probabilities(logits[None].float().cpu(), labels=task.labels, axis=1)[0]
-    truth = target[box]
+    truth = target[box].cpu()
     known = torch.ones_like(truth, dtype=torch.bool)
     if task.labels.ignore_id is not None:
         known = truth != task.labels.ignore_id

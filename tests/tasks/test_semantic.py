@@ -6,6 +6,7 @@ from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
 from medseg.models.build import build_model
 from medseg.models.detection.class_logits import with_class_logits
+from medseg.models.detection.objects import Objects
 from medseg.tasks.semantic import SemanticTask
 
 NAMES = ("background", "liver", "tumour")
@@ -100,14 +101,34 @@ def test_a_network_of_segments_learns_by_its_own_loss_and_gives_class_logits(sha
 def test_a_network_of_segments_does_not_learn_from_ignored_voxels():
     network, own = mask2former(2), task(ignore_id=255)
     image = torch.randn(1, 1, 16, 16)
+    halves = torch.zeros(1, 16, 16, dtype=torch.long)
+    halves[:, :8, :8] = 1
 
-    torch.manual_seed(0)
-    empty = own.loss(network, {"image": image, "target": torch.full((1, 16, 16), 255)})
-    torch.manual_seed(0)
-    full = own.loss(network, {"image": image, "target": torch.zeros(1, 16, 16, dtype=torch.long)})
+    own.loss(network, {"image": image, "target": torch.full((1, 16, 16), 255)}).backward()
+    nothing = [float(p.grad.abs().sum()) for p in network.parameters() if p.grad is not None]
+    own.loss(network, {"image": image, "target": halves}).backward()
+    something = [float(p.grad.abs().sum()) for p in network.parameters() if p.grad is not None]
 
-    assert torch.isfinite(empty)
-    assert float(empty.detach()) < float(full.detach())  # no mask to learn
+    assert sum(nothing) == 0.0
+    assert sum(something) > 0.0
+
+
+def test_what_lies_below_ignored_voxels_changes_nothing():
+    network = mask2former(2)
+    outputs = network(torch.randn(1, 1, 16, 16))
+    classes = torch.zeros(1, 16, 16, dtype=torch.long)
+    classes[:, 4:] = 1
+    classes[:, :, 8:] = -1
+    losses = []
+    for end in (8, 16):
+        masks = torch.zeros(1, 16, 16, dtype=torch.bool)
+        masks[:, 4:, :end] = True
+        torch.manual_seed(0)
+        object_ = Objects.from_masks(masks, torch.tensor([1]))
+        losses.append(network.losses(outputs, [object_], classes))
+
+    for name, value in losses[0].items():
+        assert float(value.detach()) == float(losses[1][name].detach())
 
 
 def test_networks_of_objects_alone_and_regions_with_segments_are_refused():

@@ -67,10 +67,11 @@ def assigned(
     by_class = -class_logits.softmax(1)[:, segments.classes]
     inside, outside = F.softplus(-predicted), F.softplus(predicted)
     wanted = wanted * counts
-    by_entropy = inside @ wanted.T + outside @ (counts - wanted).T
-    by_entropy = by_entropy / counts.sum().clamp_min(1)
     shares = predicted.sigmoid() * counts
-    shared = 2 * shares @ wanted.T + 1
+    with torch.autocast(points.device.type, enabled=False):  # sums over many points overflow fp16
+        by_entropy = inside @ wanted.T + outside @ (counts - wanted).T
+        shared = 2 * shares @ wanted.T + 1
+    by_entropy = by_entropy / counts.sum().clamp_min(1)
     by_dice = 1 - shared / (shares.sum(1)[:, None] + wanted.sum(1)[None] + 1)
     cost = weights[0] * by_class + weights[1] * by_entropy + weights[2] * by_dice
     rows, columns = linear_sum_assignment(np.nan_to_num(cost.cpu().numpy(), nan=1e6))
@@ -95,7 +96,7 @@ def point_losses(
     """
     shape = masks.shape[1:]
     with torch.no_grad():
-        points = _unsure_points(mask_logits, num_points, shape, covered)
+        points = _unsure_points(mask_logits, num_points, shape, covered, known)
         counts = _counts(known, points)
         wanted = masks_at_points(masks, points) * counts
     predicted = at_points(mask_logits[:, None], points, shape=shape, covered=covered)[:, 0]
@@ -143,13 +144,18 @@ def _counts(known: Tensor | None, points: Tensor) -> Tensor:
 
 
 def _unsure_points(
-    mask_logits: Tensor, num_points: int, shape: Sequence[int], covered: Sequence[int]
+    mask_logits: Tensor,
+    num_points: int,
+    shape: Sequence[int],
+    covered: Sequence[int],
+    known: Tensor | None,
 ) -> Tensor:
     count, dims = len(mask_logits), len(shape)
     many = torch.rand(count, OVERSAMPLING * num_points, dims, device=mask_logits.device)
     values = at_points(mask_logits[:, None], many, shape=shape, covered=covered)[:, 0]
     num_unsure = int(IMPORTANT * num_points)
-    best = values.abs().topk(num_unsure, largest=False).indices
+    sureness = values.abs().masked_fill(_counts(known, many) == 0, torch.inf)
+    best = sureness.topk(num_unsure, largest=False).indices
     unsure = many.gather(1, best[..., None].expand(-1, -1, dims))
     others = torch.rand(count, num_points - num_unsure, dims, device=mask_logits.device)
     return torch.cat((unsure, others), 1)

@@ -29,15 +29,12 @@ class ClassLogits(nn.Module):
         network = cast(Detector, self.network)
         outputs = self.network(image)
         logits = network.semantic_logits(outputs, shape=tuple(image.shape[2:]))
-        if logits is None:
-            raise TypeError(f"{type(self.network).__name__} has no semantic branch")
+        assert logits is not None  # networks that offer the semantic task have a semantic branch
         return logits
 
 
 def with_class_logits(network: nn.Module) -> nn.Module:
     """A network that gives class logits: the one given, or `ClassLogits` of one that finds
-    segments, in the same mode.
+    segments.
     """
-    if not isinstance(network, Detector):
-        return network
-    return ClassLogits(network).train(network.training)
+    return ClassLogits(network) if isinstance(network, Detector) else network

@@ -132,7 +132,8 @@ class Detector(Protocol):
     Attributes:
         stride: what it divides the image's extents by, per axis; other extents are padded.
         min_size: least extents of an image, per axis.
-        tasks: what it can be trained for, "instance", "panoptic" and "semantic"; a class attribute.
+        tasks: what it can be trained for, "instance", "panoptic" and "semantic", of which the last
+            two need semantic logits; a class attribute.
         reads_stuff: whether it learns from the classes of voxels for "instance" too; may be left
             out.
     """
