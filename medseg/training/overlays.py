@@ -54,6 +54,9 @@ def contour_overview(
     scale = (PLANE_PIXELS if len(axes) == 1 else TILE_PIXELS) / max(shown)
     tiles = []
     own = reference_rgb(labels)
+    layers: list[tuple[Parts, tuple[int, int, int] | None]] = [(reference, None)]
+    if prediction is not None:
+        layers = [(reference, own), (prediction, None)]
     for axis in axes:
         position = _middle(reference, axis)
         across, up = (other for other in range(3) if other != axis)
@@ -63,13 +66,10 @@ def contour_overview(
         )
         tile = Image.fromarray(_view(grey, axis, position).astype(np.uint8)).resize(size)
         pixels = np.array(tile.convert("RGB"))
-        for parts in (reference, prediction):
-            if parts is None:
-                continue
+        for parts, colour in layers:
             classes = _contours(parts, axis, position, size)
             for label in labels.foreground:
-                is_reference = parts is reference and prediction is not None
-                pixels[classes == label.class_id] = own if is_reference else label.rgb
+                pixels[classes == label.class_id] = colour or label.rgb
         tiles.append(pixels)
     names = [(label.name, label.rgb) for label in labels.foreground]
     if prediction is not None:

@@ -163,7 +163,7 @@ def test_labels_must_fit_the_task():
 
     with pytest.raises(ConfigError, match=r"marks no class as a thing"):
         PanopticTask(labels=plain)
-    with pytest.raises(ConfigError, match=r"unions of classes"):
+    with pytest.raises(ConfigError, match=r"unions of classes, which objects and"):
         InstanceTask(labels=regions)
     with pytest.raises(ConfigError, match=r"task\.min_visible: is 2; use 0 to 1"):
         InstanceTask(labels=plain, min_visible=2)
