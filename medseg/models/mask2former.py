@@ -6,14 +6,27 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.models.blocks import Activation, Initialisation, Norm, conv, initialise, resize
-from medseg.models.detection.assignment import Segments, assigned, point_losses
+from medseg.models.detection.assignment import (
+    Segments,
+    assigned,
+    masks_at_points,
+    point_losses,
+)
 from medseg.models.detection.maps import covered_by, on_the_image
 from medseg.models.detection.masks import detections_from_maps
+from medseg.models.detection.middles import (
+    MiddleMap,
+    blobs,
+    centres_of,
+    likely_middles,
+    middle_loss,
+)
 from medseg.models.detection.objects import Detections, Objects, Output
 from medseg.models.detection.pyramid import PyramidEncoder, Sizes, finest_stride_for
 from medseg.models.detection.queries import DecoderLayer, wave_places
@@ -29,8 +42,18 @@ NO_SEGMENT_WEIGHT = 0.1
 UNANNOTATED = -1
 """Class of the queries of an image that says nothing about them."""
 
+LEAST_POINTS, MOST_POINTS = 2048, 12544
+"""Places at which masks are compared; the paper's 12544 are a fifth of the voxels of its masks."""
+
 NUM_LEVELS = 3
 """Levels that the layers look at in turn, coarsest first."""
+
+LEARNT_QUERIES = 16
+"""At most, for stuff and background, where the others begin at the middles of objects."""
+
+MISPLACED = 5.0
+"""Cost of an object for a query that did not begin in it, and of stuff for one that began at a
+middle."""
 
 
 class Mask2Former(nn.Module):
@@ -41,7 +64,11 @@ class Mask2Former(nn.Module):
     semantic task that is all there is.
 
     Deviations: the pyramid is one of convolutions, where the paper's best has deformable attention
-    in it; masks have the stride of its finest level.
+    in it; masks have the stride of its finest level. Where the data have objects (`object_sizes`),
+    all but a few queries begin with the features of the likeliest middles of objects, as in
+    FastInst (He et al. 2023), and with a blob of a typical object's size around it, which they move
+    and stretch: queries that are learnt alone need many more steps until each finds an object of
+    its own.
 
     Args:
         in_channels: image channels.
@@ -50,15 +77,16 @@ class Mask2Former(nn.Module):
         depth: of the ResNet, 18, 34, 50 or 101.
         base_channels: 32 gives the paper's widths; others scale them.
         strides: see `medseg.models.resnet.ResNet`.
-        object_sizes: extents of typical objects in voxels, rows of `spatial_dims` numbers.
+        object_sizes: extents of typical objects in voxels, rows of `spatial_dims` numbers; None
+            for label maps, all of whose queries are learnt.
         finest_stride: of the pyramid, per axis 1, 2 or 4; None follows `object_sizes`, and is 2
             without them.
         pyramid_channels: of pyramid and decoder; None takes the paper's 256 at its width.
         num_queries: the most segments that can be found in an image.
         num_layers: of the decoder; all of them learn to answer.
         num_heads: of attention.
-        num_points: places at which masks are compared in training; None takes as many as the masks
-            have voxels, at most the paper's 12544.
+        num_points: places at which masks are compared in training; None takes a fifth of the masks'
+            voxels, as the paper does, at least LEAST_POINTS and at most the paper's 12544.
         norm, activation, initialisation: see `medseg.models.blocks`.
 
     Attributes:
@@ -67,12 +95,14 @@ class Mask2Former(nn.Module):
     Shapes:
         image (N, in_channels, *S), any S, to "classes" (N, Q, out_channels + 1), whose last class
         is "no segment", and "masks" (N, Q, *M); in training mode also to "earlier_classes" and
-        "earlier_masks", the same of every layer before.
+        "earlier_masks", the same of every layer before, and with objects to "middles" (N, 1, *L)
+        and "starts" (N, K, dims), where the last K queries began.
 
-    Source: Cheng et al. 2022, CVPR 1280.
+    Source: Cheng et al. 2022, CVPR 1280; He et al. 2023, CVPR 23663, for where queries begin.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("instance", "panoptic", "semantic")
+    reads_stuff: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -114,8 +144,17 @@ class Mask2Former(nn.Module):
         self.looked_at = list(range(count))[max(0, min(1, count - 1)) :][-NUM_LEVELS:][::-1]
         self.pyramid.smooth_only((0, *self.looked_at))
         self.pixels = conv(spatial_dims, width, width, kernel_size=(1,) * spatial_dims)
-        self.queries = nn.Parameter(torch.randn(num_queries, width))
-        self.places = nn.Parameter(torch.randn(num_queries, width))
+        self.middles: MiddleMap | None = None
+        self.num_starts = 0
+        if object_sizes:
+            self.num_starts = num_queries - min(LEARNT_QUERIES, num_queries // 2)
+            self.middles = MiddleMap(spatial_dims, width, norm=norm, activation=activation)
+            self.first_query = nn.Linear(width, width)
+            self.blob = nn.Linear(width, 2 * spatial_dims)
+            self.usual_extents = np.median(np.array(object_sizes, dtype=float), axis=0).tolist()
+        num_learnt = num_queries - self.num_starts
+        self.queries = nn.Parameter(torch.randn(num_learnt, width))
+        self.places = nn.Parameter(torch.randn(num_learnt, width))
         self.level_places = nn.Parameter(torch.randn(len(self.looked_at), width))
         self.layers = nn.ModuleList(
             DecoderLayer(width, num_heads=num_heads, hidden=8 * width) for _ in range(num_layers)
@@ -136,6 +175,9 @@ class Mask2Former(nn.Module):
             for parameter in layer.parameters():
                 if parameter.ndim > 1:
                     nn.init.xavier_uniform_(parameter)
+        if self.middles is not None:
+            self.middles.reset_outputs()
+            nn.init.zeros_(self.blob.weight)
 
     def forward(self, image: Tensor) -> dict[str, Output]:
         levels = self.pyramid(image)
@@ -147,17 +189,30 @@ class Mask2Former(nn.Module):
             places.append((wave_places(x) + self.level_places[n]).to(x.dtype))
         queries = self.queries.repeat(image.shape[0], 1, 1)
         own_places = self.places.repeat(image.shape[0], 1, 1)
+        outputs: dict[str, Output] = {}
+        starts: Tensor | None = None
+        if self.middles is not None:
+            level = self.looked_at[-1]
+            middles = self.middles(levels[level])
+            index = likely_middles(middles.detach(), self.num_starts)
+            starts = centres_of(index, levels[level].shape[2:], self.pyramid.level_strides[level])
+            rows = index[..., None].expand(-1, -1, memories[-1].shape[2])
+            first = self.first_query(memories[-1].gather(1, rows))
+            queries = torch.cat((queries, first.to(queries.dtype)), 1)
+            own_places = torch.cat((own_places, places[-1].to(own_places.dtype)[index]), 1)
+            if self.training:
+                outputs |= {"middles": middles, "starts": starts}
         classes, masks = [], []
-        answer = self._answer(queries, pixels)
+        answer = self._answer(queries, pixels, starts)
         for n, layer in enumerate(self.layers):
             classes.append(answer[0])
             masks.append(answer[1])
             turn = n % len(self.looked_at)
-            level = levels[self.looked_at[turn]]
-            blocked = _blocked(answer[1], tuple(level.shape[2:]))
+            level = self.looked_at[turn]
+            blocked = _blocked(answer[1], tuple(levels[level].shape[2:]))
             queries = layer(queries, own_places, memories[turn], places[turn], blocked)
-            answer = self._answer(queries, pixels)
-        outputs: dict[str, Output] = {"masks": answer[1], "classes": answer[0]}
+            answer = self._answer(queries, pixels, starts)
+        outputs |= {"masks": answer[1], "classes": answer[0]}
         if self.training:
             outputs |= {"earlier_classes": classes, "earlier_masks": masks}
         return outputs
@@ -176,9 +231,19 @@ class Mask2Former(nn.Module):
         answers += zip(
             outputs.get("earlier_classes", []), outputs.get("earlier_masks", []), strict=True
         )
+        misplaced: Sequence[Tensor | None] = [None] * len(objects)
         terms: dict[str, Tensor] = {}
+        if self.middles is not None:
+            middles, starts = cast(Tensor, outputs["middles"]), cast(Tensor, outputs["starts"])
+            stride = self.pyramid.level_strides[self.looked_at[-1]]
+            terms["middle"] = middle_loss(middles, objects, semantic, stride=stride)
+            misplaced = [
+                _misplaced(places, entry, len(reference), num_learnt=len(self.queries))
+                for places, entry, reference in zip(starts, segments, objects, strict=True)
+            ]
         for classes, masks in answers:
-            for name, value in self._layer_losses(classes.float(), masks.float(), segments).items():
+            own = self._layer_losses(classes.float(), masks.float(), segments, misplaced)
+            for name, value in own.items():
                 terms[name] = terms[name] + value if name in terms else value
         return terms
 
@@ -219,17 +284,36 @@ class Mask2Former(nn.Module):
         shares = evidence / evidence.sum(1, keepdim=True).clamp_min(1e-6)
         return self._on_the_image(shares, shape).clamp_min(1e-6).log()
 
-    def _answer(self, queries: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def _answer(
+        self, queries: Tensor, pixels: Tensor, starts: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Class logits and mask logits of the queries as they are."""
         x = self.norm(queries)
         weights = self.mask_weights(x)
-        return self.classes(x), torch.einsum("nqd,nd...->nq...", weights, pixels.to(weights.dtype))
+        masks = torch.einsum("nqd,nd...->nq...", weights, pixels.to(weights.dtype))
+        if starts is None:
+            return self.classes(x), masks
+        num_learnt = len(self.queries)
+        shifts, growth = self.blob(x[:, num_learnt:]).float().chunk(2, 2)
+        usual = torch.tensor(self.usual_extents, device=x.device) / 2
+        around = blobs(
+            starts + usual * shifts.tanh(),
+            usual * growth.clamp(-3, 3).exp(),
+            shape=masks.shape[2:],
+            stride=self.pyramid.level_strides[0],
+        )
+        drawn = masks[:, num_learnt:] + around.to(masks.dtype)
+        return self.classes(x), torch.cat((masks[:, :num_learnt], drawn), 1)
 
     def _layer_losses(
-        self, classes: Tensor, masks: Tensor, segments: Sequence[Segments]
+        self,
+        classes: Tensor,
+        masks: Tensor,
+        segments: Sequence[Segments],
+        misplaced: Sequence[Tensor | None],
     ) -> dict[str, Tensor]:
         covered = covered_by(masks, self.pyramid.level_strides[0])
-        num_points = self.num_points or min(12544, math.prod(masks.shape[2:]))
+        num_points = self.num_points or _num_points(math.prod(masks.shape[2:]))
         no_segment = self.out_channels
         weight = torch.ones(no_segment + 1, device=classes.device)
         weight[no_segment] = NO_SEGMENT_WEIGHT
@@ -242,7 +326,7 @@ class Mask2Former(nn.Module):
                 continue
             rows, columns = assigned(
                 classes[n], masks[n], entry, num_points=num_points, covered=covered,
-                weights=WEIGHTS,
+                weights=WEIGHTS, further=misplaced[n],
             )  # fmt: skip
             if not len(rows):
                 continue
@@ -265,6 +349,27 @@ class Mask2Former(nn.Module):
 
     def _on_the_image(self, maps: Tensor, shape: Sequence[int]) -> Tensor:
         return on_the_image(maps, stride=self.pyramid.level_strides[0], shape=shape)
+
+
+def _num_points(num_voxels: int) -> int:
+    return min(num_voxels, MOST_POINTS, max(LEAST_POINTS, num_voxels // 5))
+
+
+def _misplaced(starts: Tensor, segments: Segments, num_objects: int, *, num_learnt: int) -> Tensor:
+    """What it costs each query to take each segment, for where it began: (Q, m).
+
+    Args:
+        starts: (K, dims) in voxels of the image, of the queries after the first `num_learnt`.
+        segments: the first `num_objects` of them are objects.
+    """
+    shape = torch.tensor(segments.masks.shape[1:], device=starts.device)
+    shares = (starts / shape).expand(len(segments.masks), -1, -1)
+    inside = masks_at_points(segments.masks, shares) > 0  # (m, K)
+    cost = torch.zeros(num_learnt + len(starts), len(segments.classes), device=starts.device)
+    cost[:num_learnt, :num_objects] = MISPLACED
+    cost[num_learnt:, :num_objects] = MISPLACED * ~inside[:num_objects].T
+    cost[num_learnt:, num_objects:] = MISPLACED
+    return cost
 
 
 def _blocked(mask_logits: Tensor, shape: tuple[int, ...]) -> Tensor:

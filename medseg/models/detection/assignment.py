@@ -42,6 +42,7 @@ def assigned(
     num_points: int,
     covered: Sequence[int],
     weights: tuple[float, float, float],
+    further: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Queries and segments that belong together at the least cost: two (k,) long.
 
@@ -52,6 +53,7 @@ def assigned(
         num_points: places at which masks are compared, the same for all pairs.
         covered: extents of the image that the mask logits stand for.
         weights: of class, cross entropy and Dice in the cost.
+        further: cost of each pair besides, (Q, m).
 
     Source: Carion et al. 2020, ECCV; Cheng et al. 2022, CVPR 1280, section 3.3.
     """
@@ -74,6 +76,8 @@ def assigned(
     by_entropy = by_entropy / counts.sum().clamp_min(1)
     by_dice = 1 - shared / (shares.sum(1)[:, None] + wanted.sum(1)[None] + 1)
     cost = weights[0] * by_class + weights[1] * by_entropy + weights[2] * by_dice
+    if further is not None:
+        cost = cost + further
     rows, columns = linear_sum_assignment(np.nan_to_num(cost.cpu().numpy(), nan=1e6))
     return (
         torch.as_tensor(rows, dtype=torch.long, device=cost.device),
