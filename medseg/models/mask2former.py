@@ -51,6 +51,9 @@ NUM_LEVELS = 3
 LEARNT_QUERIES = 16
 """At most, for stuff and background, where the others begin at the middles of objects."""
 
+CELLS_PER_START = 4
+"""Along each axis of the map of middles: larger images have more queries than a patch."""
+
 MISPLACED = 5.0
 """Cost of an object for a query that did not begin in it, and of stuff for one that began at a
 middle."""
@@ -82,7 +85,8 @@ class Mask2Former(nn.Module):
         finest_stride: of the pyramid, per axis 1, 2 or 4; None follows `object_sizes`, and is 2
             without them.
         pyramid_channels: of pyramid and decoder; None takes the paper's 256 at its width.
-        num_queries: the most segments that can be found in an image.
+        num_queries: the most segments that can be found in a patch; images have one for each
+            CELLS_PER_START cells along each axis of the map of middles, if that is more.
         num_layers: of the decoder; all of them learn to answer.
         num_heads: of attention.
         num_points: places at which masks are compared in training; None takes a fifth of the masks'
@@ -194,7 +198,8 @@ class Mask2Former(nn.Module):
         if self.middles is not None:
             level = self.looked_at[-1]
             middles = self.middles(levels[level])
-            index = likely_middles(middles.detach(), self.num_starts)
+            cells = math.prod(middles.shape[2:]) // CELLS_PER_START**self.spatial_dims
+            index = likely_middles(middles.detach(), max(self.num_starts, cells))
             starts = centres_of(index, levels[level].shape[2:], self.pyramid.level_strides[level])
             rows = index[..., None].expand(-1, -1, memories[-1].shape[2])
             first = self.first_query(memories[-1].gather(1, rows))

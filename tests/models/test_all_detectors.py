@@ -241,3 +241,12 @@ def test_the_objects_of_four_images_are_learnt(name, dims):
     assert sum(values[-5:]) < 0.5 * sum(values[:5])
     shares = [agreement(*pair, shape) for pair in zip(found, references, strict=True)]
     assert min(shares) > 0.99, shares
+
+
+def test_a_larger_image_has_more_queries():
+    network = small_detector("mask2former", 2).eval()
+
+    few, many = (network(torch.zeros(1, 1, n, n))["classes"].shape[1] for n in (32, 128))
+
+    # Three learnt ones, and one for each 4x4 cells of the level with a stride of 4.
+    assert (few, many) == (3 + 4, 3 + 64)
