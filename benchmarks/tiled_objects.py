@@ -3,8 +3,10 @@ they cost?
 
 A detector without a network (connected parts above a level) finds every object exactly, so what
 differs comes from the windows. Each run is a process of its own, whose highest memory is told.
+With a bundle of a 2D network, its memory for images of growing extents is told instead.
 
     python benchmarks/tiled_objects.py
+    python benchmarks/tiled_objects.py --bundle runs/nuclei/fold_0/bundle
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from medseg.bundle import ModelBundle
 from medseg.core.geometry import Geometry
+from medseg.core.identity import Case
+from medseg.core.segmentation import InstanceSet
+from medseg.core.volume import Volume
+from medseg.inference.bundle_predictor import predictor_of
+from medseg.inference.ensemble import load_bundles
 from medseg.inference.network_space import instance_set
 from medseg.inference.object_windows import ObjectWindows
 from medseg.metrics.detection import hit_counts
@@ -119,12 +127,51 @@ def run(name: str, growth: float, path: Path) -> dict[str, Any]:
     }
 
 
+def run_network(folder: Path, extent: int) -> dict[str, Any]:
+    """One prediction of a picture of balls with a bundle's network; memory is the process's highest
+    above what it had with network and image read.
+    """
+    bundle = load_bundles(folder)
+    assert isinstance(bundle, ModelBundle)
+    predictor = predictor_of(bundle, device="cpu")
+    numbers = phantom((extent, extent), extent**2 // 1400, (3.0, 24.0))
+    rng = np.random.default_rng(0)
+    pixels = np.where(numbers > 0, 160, 30) + rng.integers(0, 30, numbers.shape)
+    array = np.repeat(pixels[None].astype(np.float32), bundle.plan.num_channels, 0)
+    picture = Volume(array, Geometry.from_spacing(numbers.shape, spacing_mm=(1.0, 1.0, 1.0)), "OT")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    found = predictor.predict(Case("balls", lambda: picture))
+    seconds = time.process_time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert isinstance(found, InstanceSet)
+    return {
+        "objects": int(numbers.max()),
+        "found": len(found),
+        "seconds": round(seconds, 1),
+        "mib": round((peak - before) / 1024),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--extent", type=int)
     parser.add_argument("--one", nargs=3, metavar=("CASE", "GROWTH", "IMAGE"))
     options = parser.parse_args()
     if options.one:
         print(json.dumps(run(options.one[0], float(options.one[1]), Path(options.one[2]))))
+        return
+    if options.extent:
+        print(json.dumps(run_network(options.bundle, options.extent)))
+        return
+    if options.bundle:
+        for extent in (512, 1024, 2048, 4096):
+            command = [sys.executable, __file__, "--bundle", options.bundle, "--extent", extent]
+            output = subprocess.run(
+                [str(part) for part in command], check=True, capture_output=True, text=True
+            ).stdout
+            print(f"{extent}x{extent}: {output.strip()}", flush=True)
         return
     for name, (shape, _, count, radii) in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
