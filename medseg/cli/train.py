@@ -153,7 +153,7 @@ def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
         region_margin=region_margin,
         finishes=not spec.augments_on(prepared.device),
     )
-    shown = [prepared.cases[key] for key in prepared.split.validation[: spec.validation_cases]]
+    unseen = [prepared.cases[key] for key in prepared.split.validation]
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     console.print(
         f"{type(model).__name__} {plan.spatial_dims}D, {parameters:.1f} million parameters, patch "
@@ -165,7 +165,12 @@ def _fit(cfg: DictConfig, prepared: Preparation, folder: Path) -> FitResult:
         module,
         trainer_factory=partial(pl.Trainer, **{**trainer_options, "precision": precision}),
         training=training_loader(batches, spec, device=prepared.device),
-        validation=validation_loader(shown, prepared.cache, region_margin=region_margin),
+        validation=validation_loader(
+            unseen,
+            prepared.cache,
+            num_shown=spec.validation_cases,
+            region_margin=region_margin,
+        ),
         folder=folder,
         resume=bool(cfg.resume),
         seed=int(cfg.seed),

@@ -29,7 +29,8 @@ class LoaderSpec:
             checkpoints.
         foreground_fraction: share of patches centred on a voxel of a foreground class; a whole
             number of each batch, see `BatchDataset`.
-        validation_cases: at most this many cases are looked at while training.
+        validation_cases: at most this many cases are looked at while training; the last look takes
+            in all that it has time for.
         augment_on_device: change patches (transforms/augment.py) on the device that trains, all of
             a batch, instead of in the processes that cut them; None does so on a GPU.
     """
@@ -82,6 +83,27 @@ class StepSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * self.steps_per_epoch
         return iter(range(first, first + self.steps_per_epoch))
+
+
+class ShownCases(Sampler[int]):
+    """The first validation cases, or, where `takes_all` is set, all of them.
+
+    It may be set and taken back while the cases are gone through.
+    """
+
+    def __init__(self, num_cases: int, *, num_shown: int) -> None:
+        self.num_cases = num_cases
+        self.num_shown = num_shown
+        self.takes_all = False
+
+    def __len__(self) -> int:
+        return self.num_cases
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self.num_cases):
+            if number >= self.num_shown and not self.takes_all:
+                return
+            yield number
 
 
 class WholeCases(Dataset[dict[str, Any]]):
@@ -143,8 +165,20 @@ def training_loader(
 
 
 def validation_loader(
-    cases: Sequence[Case], cache: CaseCache, *, region_margin: tuple[float, ...] | None = None
+    cases: Sequence[Case],
+    cache: CaseCache,
+    *,
+    num_shown: int | None = None,
+    region_margin: tuple[float, ...] | None = None,
 ) -> DataLoader[dict[str, Any]]:
-    """Whole cases, or the regions of their references, one at a time."""
+    """Whole cases, or the regions of their references, one at a time.
+
+    Args:
+        cases: validation cases.
+        cache: see `WholeCases`.
+        num_shown: see `ShownCases`; None shows all.
+        region_margin: see `WholeCases`.
+    """
     whole = WholeCases(cases, cache, region_margin=region_margin)
-    return DataLoader(whole, batch_size=None, shuffle=False)
+    num_shown = len(whole) if num_shown is None else num_shown
+    return DataLoader(whole, batch_size=None, sampler=ShownCases(len(whole), num_shown=num_shown))

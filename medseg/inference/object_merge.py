@@ -71,7 +71,8 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
     Parts belong to one object if they have its class and agree on the voxels that both windows see:
     by IoU, or, where a border cuts one, by what the smaller has in the larger; in two windows an
     object has one part each. Of an object that some window shows whole, that one counts which shows
-    it furthest from its border; of others the parts are joined, with the mean of their scores
+    it furthest from its border, and its score is the mean of all windows that would show it whole,
+    0 of those that do not find it; of others the parts are joined, with the mean of their scores
     weighted by voxels.
 
     Args:
@@ -95,7 +96,11 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
             groups.join(int(first[a]) + n, int(first[b]) + m)
     merged = []
     for members in groups.lists():
-        merged += _one_object(members, parts, clearance)
+        found = _one_object(members, parts, clearance)
+        if len(found) == 1:
+            whole = [parts[n].score for n in members if clearance[n] > MARGIN]
+            found = [_with_mean_score(found[0], whole, windows, shape)]
+        merged += found
     return sorted(merged, key=lambda found: -found.score)
 
 
@@ -293,6 +298,31 @@ def _one_object(
         if not any(_contained(parts[n], other) >= MIN_IOU for other in kept):
             kept.append(parts[n])
     return kept
+
+
+def _with_mean_score(
+    found: FoundObject,
+    scores: Sequence[float],
+    windows: Sequence[WindowObjects],
+    shape: tuple[int, ...],
+) -> FoundObject:
+    """The object with the mean score of the windows that would show it whole.
+
+    Args:
+        found: as one of them shows it.
+        scores: of those that show it whole.
+        windows, shape: of the image.
+    """
+    if not scores:
+        return found
+    count = sum(
+        all(a <= s and e <= b for a, s, e, b in zip(
+            window.start, found.start, found.stop, window.stop, strict=True
+        ))
+        and _clearance(found, window, shape) > MARGIN
+        for window in windows
+    )  # fmt: skip
+    return replace(found, score=sum(scores) / max(count, len(scores)))
 
 
 def _contained(one: FoundObject, other: FoundObject) -> float:

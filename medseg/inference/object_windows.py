@@ -25,6 +25,11 @@ from medseg.models.detection.objects import Detections
 
 _SIGMA = 0.125
 
+PART_SCORE = 0.05
+"""Least score of what one window shows of an object that others may show as well; validation looks
+at objects from the same score on, so that a score means the same in both.
+"""
+
 
 class FindsObjects(Protocol):
     """What is needed of a detector here."""
@@ -43,7 +48,7 @@ class ObjectWindows:
     """How objects are found in an image larger than a window.
 
     Args:
-        min_score: objects of a lower score are left out.
+        min_score: objects of a lower score are left out, after windows have been put together.
         max_objects: most objects of one window, the best ones.
         window_growth: extent of a window over that of the training patch, at most; detectors take
             images of any extent, and the larger a window, the fewer objects it cuts.
@@ -128,12 +133,14 @@ class ObjectWindows:
         )
         found = []
         logits = weight = None
-        for start in _starts(shape, window, patch_size, self.overlap):
+        starts = _starts(shape, window, patch_size, self.overlap)
+        least = self.min_score if len(starts) == 1 else min(self.min_score, PART_SCORE)
+        for start in starts:
             stop = tuple(a + n for a, n in zip(start, window, strict=True))
             box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
             outputs = detector(image[(slice(None), *box)][None])
             (detections,) = detector.detect(
-                outputs, shape=window, max_objects=self.max_objects, min_score=self.min_score
+                outputs, shape=window, max_objects=self.max_objects, min_score=least
             )
             objects = _objects_of(detections, start, class_ids)
             if not self.keeps_overlaps:
@@ -148,7 +155,8 @@ class ObjectWindows:
                     weight = torch.zeros(shape, device=image.device)
                 logits[(slice(None), *box)] += part[0].float() * importance
                 weight[box] += importance
-        objects = merge_windows(found, shape)
+        merged = merge_windows(found, shape)
+        objects = [one for one in merged if one.score >= self.min_score]
         if not self.keeps_overlaps:
             objects = without_overlaps(objects, shape, min_left=self.min_left)
         if logits is not None and weight is not None:

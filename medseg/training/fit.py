@@ -40,7 +40,7 @@ class FitResult:
         elapsed_s: seconds spent training, interruptions not counted.
         score_name: of the validation scores, such as "dice".
         scores: last validation score per class, in network space.
-        scored_cases: how many cases they rest on, and how many an unlimited look takes in.
+        scored_cases: how many cases they rest on, and on how many they would with more time.
         best_score: see `medseg.tasks.task.Task`.
         is_main_process: False in the other processes of a training on several devices.
     """

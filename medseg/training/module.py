@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import TrainingError
+from medseg.data.loader import ShownCases
 from medseg.inference.network_space import predict_image
 from medseg.inference.sliding_window import SlidingWindow
 from medseg.tasks.task import Task
@@ -61,7 +62,7 @@ class TrainingModule(pl.LightningModule):
         self.elapsed_s = 0.0
         self.scores: dict[str, float] = {}
         self.scored_cases = (0, 0)
-        """Cases that the scores rest on, and those that an unlimited look takes in."""
+        """Cases that the scores rest on, and those that such a look takes in if it has time."""
         self.best_score = 0.5
         self._last_tick = 0.0
         self._training_s_per_voxel = 0.0
@@ -134,12 +135,28 @@ class TrainingModule(pl.LightningModule):
         self._is_last_validation = last_epoch or self.trainer.should_stop
         is_due = self._is_last_validation or self.validation_time.is_due(self.elapsed_now_s)
         self._skips_validation = not self._all_agree(is_due)
+        self._take_all_cases(self._is_last_validation)
         self._counts, self._num_scored = None, 0
         self.validation_time.begin(
             elapsed_s=self.elapsed_now_s,
             progress=self.progress,
             training_s_per_voxel=self._training_s_per_voxel,
         )
+
+    def _take_all_cases(self, takes_all: bool) -> None:
+        """The last look takes in cases that are not shown before: the score that objects are best
+        kept from, and what the training came to, should rest on as many as there is time for.
+        """
+        sampler = getattr(self.trainer.val_dataloaders, "sampler", None)
+        if isinstance(sampler, ShownCases):
+            sampler.takes_all = takes_all
+
+    def _num_to_score(self) -> int:
+        count = int(sum(self.trainer.num_val_batches))
+        sampler = getattr(self.trainer.val_dataloaders, "sampler", None)
+        if isinstance(sampler, ShownCases) and not self._is_last_validation:
+            return min(count, sampler.num_shown)
+        return count
 
     def _all_agree(self, decision: bool) -> bool:
         """The first process's decision: clocks differ, but all must validate a case or none."""
@@ -152,6 +169,7 @@ class TrainingModule(pl.LightningModule):
         must = self._is_last_validation and is_first
         num_voxels = batch["target"].numel()
         if not self._all_agree(must or self.validation_time.affords(num_voxels)):
+            self._take_all_cases(False)  # nor would there be time for many others
             return
         start = time.monotonic()
         prediction = predict_image(
@@ -176,7 +194,7 @@ class TrainingModule(pl.LightningModule):
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
         self.scores = self.task.scores(counts)
         self.best_score = self.task.best_score(counts)
-        self.scored_cases = (self._num_scored, int(sum(self.trainer.num_val_batches)))
+        self.scored_cases = (self._num_scored, self._num_to_score())
         kind = self.task.score_name
         for name, value in self.scores.items():
             self.log(f"{kind}/{name}", value, sync_dist=False)

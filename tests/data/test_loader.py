@@ -34,6 +34,21 @@ def test_validation_takes_whole_cases_unchanged(tmp_path):
     assert torch.equal(items[1]["target"], torch.from_numpy(cases[1].read_reference().array).long())
 
 
+def test_the_last_look_takes_in_cases_that_are_not_shown_before(tmp_path):
+    cache = CaseCache(tmp_path, plan=small_plan(), num_classes=3)
+    loader = validation_loader(block_cases(3), cache, num_shown=1)
+
+    shown = [item["key"] for item in loader]
+    loader.sampler.takes_all = True
+    at_the_end = []
+    for item in loader:
+        at_the_end.append(item["key"])
+        loader.sampler.takes_all = len(at_the_end) < 2  # its time is over
+
+    assert shown == ["case_000"]
+    assert at_the_end == ["case_000", "case_001"]
+
+
 def test_validation_of_a_fine_network_takes_the_references_region(tmp_path):
     (case,) = block_cases(1)
     plan = small_plan(patch_size=(4, 4, 4))

@@ -227,6 +227,27 @@ def test_a_running_validation_is_cut_to_the_cases_that_it_has_time_for(tmp_path)
     assert set(result.scores) == {"liver", "tumour"}
 
 
+class Looks(pl.Callback):
+    """Notes how many cases each look took in, and was meant to."""
+
+    def __init__(self) -> None:
+        self.cases: list[tuple[int, int]] = []
+
+    def on_validation_end(self, trainer, pl_module):
+        self.cases.append(pl_module.scored_cases)
+
+
+def test_the_last_look_takes_in_all_validation_cases(tmp_path):
+    looks = Looks()
+
+    result = fit_blocks(
+        tmp_path, epochs=2, cases=block_cases(5), num_validation=3, num_shown=1, callbacks=[looks]
+    )
+
+    assert looks.cases == [(1, 1), (3, 3)]
+    assert result.scored_cases == (3, 3)
+
+
 def test_a_training_that_must_be_repeatable_validates_all_cases(tmp_path):
     network = SlowToValidate()
 
