@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import object_cases
 import pytest
@@ -23,6 +25,7 @@ from medseg.inference.object_predictor import moved_score
 from medseg.inference.object_windows import ObjectWindows
 from medseg.metrics.detection import hit_counts
 from medseg.metrics.object_pairs import compare_objects
+from medseg.models.detection.objects import Detections
 
 LABELS = object_cases.NUCLEI
 
@@ -165,6 +168,48 @@ def test_low_scores_and_surplus_objects_are_left_out():
     assert len(some) == 4
     assert (np.diff(some.scores) <= 0).all()
     assert len(none) == 0
+
+
+def test_an_object_has_the_mean_score_of_the_windows_that_would_show_it_whole():
+    def views(*scores):
+        square = np.ones((6, 6), np.bool_)
+        starts = [0, 8, 16, 24]  # the last window has the object at its border
+        return [
+            WindowObjects(
+                (start, 0),
+                (start + 32, 32),
+                (FoundObject((22, 5), square, 1, score),) if score else (),
+            )
+            for start, score in zip(starts, scores, strict=True)
+        ]
+
+    (agreed,) = merge_windows(views(0.9, 0.6, 0.6, 0.0), (56, 32))
+    (doubted,) = merge_windows(views(0.9, 0.0, 0.0, 0.0), (56, 32))
+
+    assert agreed.score == pytest.approx(0.7)
+    assert doubted.score == pytest.approx(0.3)
+
+
+class Unsure(BrightObjects):
+    """Gives objects a score of 0.8 in the first window that it is shown and 0.3 in all others."""
+
+    def detect(self, outputs, *, shape, max_objects=1000, min_score=0.05):
+        score = 0.8 if len(self.windows) == 1 else 0.3
+        if score < min_score:
+            return [Detections.none(len(shape))]
+        (found,) = super().detect(outputs, shape=shape, max_objects=max_objects, min_score=0.0)
+        return [replace(found, scores=torch.full_like(found.scores, score))]
+
+
+@pytest.mark.parametrize(("min_score", "count"), [(0.5, 1), (0.6, 0)])
+def test_the_least_score_is_asked_of_windows_together(min_score, count):
+    numbers = np.zeros((64, 32, 1), np.uint16)
+    numbers[20:26, 10:16] = 1
+    windows = ObjectWindows(window_growth=1.0, min_score=min_score)
+
+    found = found_in(numbers, patch_size=(32, 32), windows=windows, network=Unsure(1, 2))
+
+    assert found.scores.tolist() == pytest.approx([0.55] * count)
 
 
 def test_stuff_lies_below_things_in_tiles_as_in_one():
