@@ -298,7 +298,9 @@ class ModelBundle:
                 reasons = [line.strip() for line in str(error).splitlines()]
                 shown = " ".join(reasons[:2]) + (" ..." if len(reasons) > 2 else "")
                 raise BundleError(
-                    path, f"does not fit the network: {shown}", "copy the bundle again"
+                    path,
+                    f"does not fit the network: {shown}",
+                    "copy the bundle again, or, if another version of medseg wrote it, train again",
                 ) from error
             except ConfigError as error:
                 raise BundleError(self.folder / "card.yaml", str(error), "train again") from error

@@ -29,8 +29,9 @@ class LoaderSpec:
             checkpoints.
         foreground_fraction: share of patches centred on a voxel of a foreground class; a whole
             number of each batch, see `BatchDataset`.
-        validation_cases: at most this many cases are looked at while training; the last look takes
-            in all that it has time for.
+        validation_cases: at most this many cases are looked at while training. The last look takes
+            in all that it has time for, all of them where validation has no time limit
+            (`trainer.deterministic`); with callbacks=early_stop no look is known to be the last.
         augment_on_device: change patches (transforms/augment.py) on the device that trains, all of
             a batch, instead of in the processes that cut them; None does so on a GPU.
     """

@@ -88,6 +88,9 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
         ]
     )  # fmt: skip
     first = np.cumsum([0, *(len(window.objects) for window in windows)])
+    window_of = np.repeat(np.arange(len(windows)), [len(window.objects) for window in windows])
+    starts = np.array([window.start for window in windows])
+    stops = np.array([window.stop for window in windows])
     groups = _Groups(len(parts))
     for a, b in _neighbours(windows):
         for n, m in _same_objects(
@@ -96,11 +99,14 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
             groups.join(int(first[a]) + n, int(first[b]) + m)
     merged = []
     for members in groups.lists():
-        found = _one_object(members, parts, clearance)
-        if len(found) == 1:
-            whole = [parts[n].score for n in members if clearance[n] > MARGIN]
-            found = [_with_mean_score(found[0], whole, windows, shape)]
-        merged += found
+        objects = _one_object(members, parts, clearance)
+        if (clearance[members] > MARGIN).any():
+            views = [(int(window_of[n]), parts[n]) for n in members]
+            objects = [
+                replace(found, score=_mean_score(found, views, starts, stops, shape))
+                for found in objects
+            ]
+        merged += objects
     return sorted(merged, key=lambda found: -found.score)
 
 
@@ -300,29 +306,29 @@ def _one_object(
     return kept
 
 
-def _with_mean_score(
+def _mean_score(
     found: FoundObject,
-    scores: Sequence[float],
-    windows: Sequence[WindowObjects],
+    views: Sequence[tuple[int, FoundObject]],
+    starts: NDArray[Any],
+    stops: NDArray[Any],
     shape: tuple[int, ...],
-) -> FoundObject:
-    """The object with the mean score of the windows that would show it whole.
+) -> float:
+    """Mean score of an object over the windows that would show it whole.
 
     Args:
         found: as one of them shows it.
-        scores: of those that show it whole.
-        windows, shape: of the image.
+        views: windows, and what they show of it.
+        starts, stops: of all windows, (windows, axes).
+        shape: of the image.
     """
-    if not scores:
-        return found
-    count = sum(
-        all(a <= s and e <= b for a, s, e, b in zip(
-            window.start, found.start, found.stop, window.stop, strict=True
-        ))
-        and _clearance(found, window, shape) > MARGIN
-        for window in windows
-    )  # fmt: skip
-    return replace(found, score=sum(scores) / max(count, len(scores)))
+    before = np.where(starts > 0, np.array(found.start) - starts, MARGIN + 1)
+    behind = np.where(stops < shape, stops - np.array(found.stop), MARGIN + 1)
+    shows_whole = np.minimum(before, behind).min(axis=1) > MARGIN
+    best: dict[int, float] = {}
+    for window, part in views:
+        if shows_whole[window] and _contained(part, found) >= MIN_IOU:
+            best[window] = max(best.get(window, 0.0), part.score)
+    return sum(best.values()) / int(shows_whole.sum())
 
 
 def _contained(one: FoundObject, other: FoundObject) -> float:

@@ -22,12 +22,13 @@ from medseg.inference.object_merge import (
 from medseg.inference.sliding_window import gaussian_importance
 from medseg.inference.tiling import window_starts
 from medseg.models.detection.objects import Detections
+from medseg.tasks.hits import SCORES
 
 _SIGMA = 0.125
 
-PART_SCORE = 0.05
-"""Least score of what one window shows of an object that others may show as well; validation looks
-at objects from the same score on, so that a score means the same in both.
+PART_SCORE = SCORES[0]
+"""Least score of what one window shows of an object that others may show as well: the least that
+validation tries, so that a score of instances means the same in both.
 """
 
 

@@ -6,30 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.models.blocks import Activation, Initialisation, Norm, conv, initialise, resize
-from medseg.models.detection.assignment import (
-    Segments,
-    assigned,
-    masks_at_points,
-    point_losses,
-)
+from medseg.models.detection.assignment import Segments, assigned, point_losses
 from medseg.models.detection.maps import covered_by, on_the_image
 from medseg.models.detection.masks import detections_from_maps
-from medseg.models.detection.middles import (
-    MiddleMap,
-    blobs,
-    centres_of,
-    likely_middles,
-    middle_loss,
-)
+from medseg.models.detection.middles import middle_loss
 from medseg.models.detection.objects import Detections, Objects, Output
 from medseg.models.detection.pyramid import PyramidEncoder, Sizes, finest_stride_for
 from medseg.models.detection.queries import DecoderLayer, wave_places
+from medseg.models.detection.starts import Placement, QueryStarts, Starts, placement
 from medseg.models.resnet import Depth
 from medseg.models.strides import Strides, scaled
 
@@ -43,20 +32,15 @@ UNANNOTATED = -1
 """Class of the queries of an image that says nothing about them."""
 
 LEAST_POINTS, MOST_POINTS = 2048, 12544
-"""Places at which masks are compared; the paper's 12544 are a fifth of the voxels of its masks."""
+"""Places at which masks are compared; the paper's 12544 are a fifth of the voxels of its masks. The
+least are chosen, so that small patches have some in each object.
+"""
 
 NUM_LEVELS = 3
 """Levels that the layers look at in turn, coarsest first."""
 
 LEARNT_QUERIES = 16
-"""At most, for stuff and background, where the others begin at the middles of objects."""
-
-CELLS_PER_START = 4
-"""Along each axis of the map of middles: larger images have more queries than a patch."""
-
-MISPLACED = 5.0
-"""Cost of an object for a query that did not begin in it, and of stuff for one that began at a
-middle."""
+"""At most, for stuff and background, where the others begin at the middles of objects (chosen)."""
 
 
 class Mask2Former(nn.Module):
@@ -68,10 +52,7 @@ class Mask2Former(nn.Module):
 
     Deviations: the pyramid is one of convolutions, where the paper's best has deformable attention
     in it; masks have the stride of its finest level. Where the data have objects (`object_sizes`),
-    all but a few queries begin with the features of the likeliest middles of objects, as in
-    FastInst (He et al. 2023), and with a blob of a typical object's size around it, which they move
-    and stretch: queries that are learnt alone need many more steps until each finds an object of
-    its own.
+    all but a few queries begin at their likeliest middles (`medseg.models.detection.starts`).
 
     Args:
         in_channels: image channels.
@@ -85,8 +66,8 @@ class Mask2Former(nn.Module):
         finest_stride: of the pyramid, per axis 1, 2 or 4; None follows `object_sizes`, and is 2
             without them.
         pyramid_channels: of pyramid and decoder; None takes the paper's 256 at its width.
-        num_queries: the most segments that can be found in a patch; images have one for each
-            CELLS_PER_START cells along each axis of the map of middles, if that is more.
+        num_queries: the most segments that can be found in a patch.
+        patch_size: of the plan: larger images have more queries, see `QueryStarts`.
         num_layers: of the decoder; all of them learn to answer.
         num_heads: of attention.
         num_points: places at which masks are compared in training; None takes a fifth of the masks'
@@ -121,6 +102,7 @@ class Mask2Former(nn.Module):
         finest_stride: Sequence[int] | None = None,
         pyramid_channels: int | None = None,
         num_queries: int = 100,
+        patch_size: Sequence[int] | None = None,
         num_layers: int = 9,
         num_heads: int = 8,
         num_points: int | None = None,
@@ -148,15 +130,19 @@ class Mask2Former(nn.Module):
         self.looked_at = list(range(count))[max(0, min(1, count - 1)) :][-NUM_LEVELS:][::-1]
         self.pyramid.smooth_only((0, *self.looked_at))
         self.pixels = conv(spatial_dims, width, width, kernel_size=(1,) * spatial_dims)
-        self.middles: MiddleMap | None = None
-        self.num_starts = 0
+        num_learnt = num_queries
+        self.starts: QueryStarts | None = None
         if object_sizes:
-            self.num_starts = num_queries - min(LEARNT_QUERIES, num_queries // 2)
-            self.middles = MiddleMap(spatial_dims, width, norm=norm, activation=activation)
-            self.first_query = nn.Linear(width, width)
-            self.blob = nn.Linear(width, 2 * spatial_dims)
-            self.usual_extents = np.median(np.array(object_sizes, dtype=float), axis=0).tolist()
-        num_learnt = num_queries - self.num_starts
+            num_learnt = min(LEARNT_QUERIES, num_queries // 2)
+            self.starts = QueryStarts(
+                spatial_dims,
+                width,
+                count=num_queries - num_learnt,
+                object_sizes=object_sizes,
+                patch_size=patch_size,
+                norm=norm,
+                activation=activation,
+            )
         self.queries = nn.Parameter(torch.randn(num_learnt, width))
         self.places = nn.Parameter(torch.randn(num_learnt, width))
         self.level_places = nn.Parameter(torch.randn(len(self.looked_at), width))
@@ -179,9 +165,8 @@ class Mask2Former(nn.Module):
             for parameter in layer.parameters():
                 if parameter.ndim > 1:
                     nn.init.xavier_uniform_(parameter)
-        if self.middles is not None:
-            self.middles.reset_outputs()
-            nn.init.zeros_(self.blob.weight)
+        if self.starts is not None:
+            self.starts.reset_outputs()
 
     def forward(self, image: Tensor) -> dict[str, Output]:
         levels = self.pyramid(image)
@@ -194,24 +179,22 @@ class Mask2Former(nn.Module):
         queries = self.queries.repeat(image.shape[0], 1, 1)
         own_places = self.places.repeat(image.shape[0], 1, 1)
         outputs: dict[str, Output] = {}
-        starts: Tensor | None = None
-        if self.middles is not None:
+        starts: Starts | None = None
+        if self.starts is not None:
             level = self.looked_at[-1]
-            middles = self.middles(levels[level])
-            cells = math.prod(middles.shape[2:]) // CELLS_PER_START**self.spatial_dims
-            index = likely_middles(middles.detach(), max(self.num_starts, cells))
-            starts = centres_of(index, levels[level].shape[2:], self.pyramid.level_strides[level])
-            rows = index[..., None].expand(-1, -1, memories[-1].shape[2])
-            first = self.first_query(memories[-1].gather(1, rows))
+            starts = self.starts(levels[level], stride=self.pyramid.level_strides[level])
+            first = self.starts.queries(starts, memories[-1])
             queries = torch.cat((queries, first.to(queries.dtype)), 1)
-            own_places = torch.cat((own_places, places[-1].to(own_places.dtype)[index]), 1)
+            around = places[-1].to(own_places.dtype)[starts.index]
+            own_places = torch.cat((own_places, around), 1)
             if self.training:
-                outputs |= {"middles": middles, "starts": starts}
+                outputs |= {"middles": starts.middles, "starts": starts.places}
         classes, masks = [], []
         answer = self._answer(queries, pixels, starts)
         for n, layer in enumerate(self.layers):
-            classes.append(answer[0])
-            masks.append(answer[1])
+            if self.training:
+                classes.append(answer[0])
+                masks.append(answer[1])
             turn = n % len(self.looked_at)
             level = self.looked_at[turn]
             blocked = _blocked(answer[1], tuple(levels[level].shape[2:]))
@@ -236,18 +219,18 @@ class Mask2Former(nn.Module):
         answers += zip(
             outputs.get("earlier_classes", []), outputs.get("earlier_masks", []), strict=True
         )
-        misplaced: Sequence[Tensor | None] = [None] * len(objects)
+        placements: Sequence[Placement | None] = [None] * len(objects)
         terms: dict[str, Tensor] = {}
-        if self.middles is not None:
+        if self.starts is not None:
             middles, starts = cast(Tensor, outputs["middles"]), cast(Tensor, outputs["starts"])
             stride = self.pyramid.level_strides[self.looked_at[-1]]
             terms["middle"] = middle_loss(middles, objects, semantic, stride=stride)
-            misplaced = [
-                _misplaced(places, entry, len(reference), num_learnt=len(self.queries))
+            placements = [
+                placement(places, entry, num_objects=len(reference), num_learnt=len(self.queries))
                 for places, entry, reference in zip(starts, segments, objects, strict=True)
             ]
         for classes, masks in answers:
-            own = self._layer_losses(classes.float(), masks.float(), segments, misplaced)
+            own = self._layer_losses(classes.float(), masks.float(), segments, placements)
             for name, value in own.items():
                 terms[name] = terms[name] + value if name in terms else value
         return terms
@@ -290,32 +273,30 @@ class Mask2Former(nn.Module):
         return self._on_the_image(shares, shape).clamp_min(1e-6).log()
 
     def _answer(
-        self, queries: Tensor, pixels: Tensor, starts: Tensor | None
+        self, queries: Tensor, pixels: Tensor, starts: Starts | None
     ) -> tuple[Tensor, Tensor]:
         """Class logits and mask logits of the queries as they are."""
         x = self.norm(queries)
         weights = self.mask_weights(x)
         masks = torch.einsum("nqd,nd...->nq...", weights, pixels.to(weights.dtype))
-        if starts is None:
-            return self.classes(x), masks
-        num_learnt = len(self.queries)
-        shifts, growth = self.blob(x[:, num_learnt:]).float().chunk(2, 2)
-        usual = torch.tensor(self.usual_extents, device=x.device) / 2
-        around = blobs(
-            starts + usual * shifts.tanh(),
-            usual * growth.clamp(-3, 3).exp(),
-            shape=masks.shape[2:],
-            stride=self.pyramid.level_strides[0],
-        )
-        drawn = masks[:, num_learnt:] + around.to(masks.dtype)
-        return self.classes(x), torch.cat((masks[:, :num_learnt], drawn), 1)
+        if self.starts is not None and starts is not None:
+            num_learnt = len(self.queries)
+            around = self.starts.drawn(
+                x[:, num_learnt:],
+                starts,
+                shape=masks.shape[2:],
+                stride=self.pyramid.level_strides[0],
+            )
+            drawn = masks[:, num_learnt:] + around.to(masks.dtype)
+            masks = torch.cat((masks[:, :num_learnt], drawn), 1)
+        return self.classes(x), masks
 
     def _layer_losses(
         self,
         classes: Tensor,
         masks: Tensor,
         segments: Sequence[Segments],
-        misplaced: Sequence[Tensor | None],
+        placements: Sequence[Placement | None],
     ) -> dict[str, Tensor]:
         covered = covered_by(masks, self.pyramid.level_strides[0])
         num_points = self.num_points or _num_points(math.prod(masks.shape[2:]))
@@ -329,9 +310,12 @@ class Mask2Former(nn.Module):
             if entry.known is not None and not entry.known.any():
                 target[n] = UNANNOTATED
                 continue
+            placed = placements[n]
+            if placed is not None:  # a query that began amid unknown voxels may be right
+                target[n, placed.is_unknown] = UNANNOTATED
             rows, columns = assigned(
                 classes[n], masks[n], entry, num_points=num_points, covered=covered,
-                weights=WEIGHTS, further=misplaced[n],
+                weights=WEIGHTS, further=None if placed is None else placed.cost,
             )  # fmt: skip
             if not len(rows):
                 continue
@@ -358,23 +342,6 @@ class Mask2Former(nn.Module):
 
 def _num_points(num_voxels: int) -> int:
     return min(num_voxels, MOST_POINTS, max(LEAST_POINTS, num_voxels // 5))
-
-
-def _misplaced(starts: Tensor, segments: Segments, num_objects: int, *, num_learnt: int) -> Tensor:
-    """What it costs each query to take each segment, for where it began: (Q, m).
-
-    Args:
-        starts: (K, dims) in voxels of the image, of the queries after the first `num_learnt`.
-        segments: the first `num_objects` of them are objects.
-    """
-    shape = torch.tensor(segments.masks.shape[1:], device=starts.device)
-    shares = (starts / shape).expand(len(segments.masks), -1, -1)
-    inside = masks_at_points(segments.masks, shares) > 0  # (m, K)
-    cost = torch.zeros(num_learnt + len(starts), len(segments.classes), device=starts.device)
-    cost[:num_learnt, :num_objects] = MISPLACED
-    cost[num_learnt:, :num_objects] = MISPLACED * ~inside[:num_objects].T
-    cost[num_learnt:, num_objects:] = MISPLACED
-    return cost
 
 
 def _blocked(mask_logits: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -190,6 +190,19 @@ def test_an_object_has_the_mean_score_of_the_windows_that_would_show_it_whole():
     assert doubted.score == pytest.approx(0.3)
 
 
+def test_a_view_one_voxel_larger_counts_as_well():
+    square, longer = np.ones((6, 6), np.bool_), np.ones((7, 6), np.bool_)
+    windows = [
+        WindowObjects((0, 0), (32, 32), (FoundObject((18, 5), square, 1, 0.9),)),
+        WindowObjects((16, 0), (48, 32), (FoundObject((17, 5), longer, 1, 0.8),)),  # at the border
+    ]
+
+    (found,) = merge_windows(windows, (48, 32))
+
+    assert found.start == (18, 5)
+    assert found.score == pytest.approx(0.85)
+
+
 class Unsure(BrightObjects):
     """Gives objects a score of 0.8 in the first window that it is shown and 0.3 in all others."""
 

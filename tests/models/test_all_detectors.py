@@ -243,10 +243,44 @@ def test_the_objects_of_four_images_are_learnt(name, dims):
     assert min(shares) > 0.99, shares
 
 
-def test_a_larger_image_has_more_queries():
-    network = small_detector("mask2former", 2).eval()
+def test_larger_images_have_more_queries_and_patches_as_many_as_asked_for():
+    network = small_detector("mask2former", 2, patch_size=[32, 48]).eval()
 
-    few, many = (network(torch.zeros(1, 1, n, n))["classes"].shape[1] for n in (32, 128))
+    counts = [
+        network(torch.zeros(1, 1, *shape))["classes"].shape[1]
+        for shape in ((16, 16), (32, 48), (64, 48), (128, 192))
+    ]
 
-    # Three learnt ones, and one for each 4x4 cells of the level with a stride of 4.
-    assert (few, many) == (3 + 4, 3 + 64)
+    assert SMALL["num_queries"] == 6  # three of them learnt
+    assert counts == [6, 6, 3 + 2 * 3, 3 + 4 * 3]
+
+
+def test_queries_that_began_where_nobody_annotated_teach_nothing():
+    network = small_detector("mask2former", 2, num_queries=40).train()
+    image = torch.randn(1, 1, *SHAPES[2])
+    semantic = torch.zeros(1, *SHAPES[2], dtype=torch.long)
+    semantic[:, SHAPES[2][0] // 2 :] = -1
+    outputs = network(image)
+    outputs["classes"].retain_grad()
+
+    sum(network.losses(outputs, [Objects.none(SHAPES[2])], semantic).values()).backward()
+
+    began = outputs["starts"][0, :, 0] >= SHAPES[2][0] // 2
+    taught = outputs["classes"].grad[0, len(network.queries) :].abs().sum(1) > 0
+    assert began.any()
+    assert not began.all()
+    assert torch.equal(taught, ~began)
+
+
+@pytest.mark.parametrize("num_queries", [1, 2])
+def test_a_single_query_is_enough_to_learn_and_to_detect(num_queries):
+    network = small_detector("mask2former", 2, num_queries=num_queries)
+    image = torch.randn(1, 1, *SHAPES[2])
+    references = [blocks(SHAPES[2], (4, 12), classes=[1])]
+
+    total, _ = total_loss(network.train(), image, references)
+    total.backward()
+    (found,) = network.eval().detect(network(image), shape=SHAPES[2], min_score=0.0)
+
+    assert torch.isfinite(total)
+    assert len(found) <= num_queries

@@ -19,10 +19,10 @@ SPREAD = 6.0
 """Standard deviations of a middle's neighbourhood across its object (Zhou et al. 2019)."""
 
 STEEPNESS = 4.0
-"""Logit in the middle of a blob."""
+"""Logit in the middle of a blob (chosen: sure, but outvoted by a mask)."""
 
 OUTSIDE = -8.0
-"""Least logit of a blob."""
+"""Least logit of a blob (chosen), so that a mask may reach beyond it."""
 
 
 class MiddleMap(nn.Module):
@@ -65,12 +65,13 @@ def likely_middles(logits: Tensor, count: int) -> Tensor:
         count: at most; there may be fewer voxels.
 
     Returns:
-        (N, k) long, indices of the flattened level.
+        (N, k) long, indices of the flattened level, ascending: their order does not hang on the
+        last digit of a score, which differs from runtime to runtime.
     """
     pool = F.max_pool2d if logits.ndim == 4 else F.max_pool3d
     is_peak = logits == pool(logits, 3, stride=1, padding=1)
-    values = (logits.sigmoid() + is_peak).flatten(1)
-    return values.topk(min(count, values.shape[1]), dim=1).indices
+    values = torch.where(is_peak, logits.sigmoid(), -torch.exp(-logits)).flatten(1)
+    return values.topk(min(count, values.shape[1]), dim=1).indices.sort(1).values
 
 
 def middle_loss(
@@ -104,21 +105,17 @@ def middle_loss(
     return total / max(1, count)
 
 
-def middles_of(masks: Tensor) -> Tensor:
-    """The voxel of each mask (m, *S) nearest to its centroid: (m, dims) long."""
-    shape = masks.shape[1:]
-    flat = masks.flatten(1)
-    places = torch.stack(
-        torch.meshgrid(*(torch.arange(n, device=masks.device) for n in shape), indexing="ij")
-    ).flatten(1)  # (dims, voxels)
-    sizes = flat.sum(1, keepdim=True).clamp_min(1)
-    centroids = flat.float() @ places.T.float() / sizes
+def middles_of(objects: Objects) -> Tensor:
+    """The voxel of each object nearest to its centroid: (m, dims) long."""
+    dims = objects.boxes.shape[1] // 2
+    corners, ends = objects.boxes.long().split(dims, 1)
     found = []
-    for mask, centroid in zip(flat, centroids, strict=True):
-        inside = places[:, mask]
-        distances = ((inside.float() - centroid[:, None]) ** 2).sum(0)
-        found.append(inside[:, distances.argmin()])
-    return torch.stack(found) if found else torch.zeros(0, len(shape), dtype=torch.long)
+    for mask, corner, end in zip(objects.masks, corners, ends, strict=True):
+        box = tuple(slice(a, b) for a, b in zip(corner.tolist(), end.tolist(), strict=True))
+        inside = mask[box].nonzero()
+        away = inside - inside.double().mean(0)
+        found.append(corner + inside[(away**2).sum(1).argmin()])
+    return torch.stack(found) if found else corners
 
 
 def blobs(
@@ -165,7 +162,7 @@ def _heat(reference: Objects, shape: tuple[int, ...], *, stride: Sequence[int]) 
         return heat
     dims = len(shape)
     steps = torch.tensor(stride, device=device)
-    cells = middles_of(reference.masks) // steps
+    cells = middles_of(reference) // steps
     deviations = (reference.boxes[:, dims:] - reference.boxes[:, :dims]) / steps / SPREAD
     total: Tensor | float = 0.0
     for axis, extent in enumerate(shape):
