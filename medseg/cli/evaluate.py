@@ -15,6 +15,7 @@ from medseg.cli.scored_predictors import Predicted, predict_to_score, predicts
 from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
 from medseg.reports.evaluation import Evaluation, ScoreSettings, evaluate_folders
+from medseg.reports.label_files import refuse_objects
 from medseg.reports.object_files import has_objects, reference_keys
 from medseg.reports.score_tables import bundle_facts, scores_table, write_scores
 
@@ -78,6 +79,7 @@ def _score_folders(
             f"number their objects in {', '.join(of_objects)}, but not in {others}",
             "set instances_from=components to compare with the connected parts of label maps",
         )
+    refuse_objects(cfg.references)
     folders |= fuse_folders(
         folders, list(cfg.ensembles), Path(cfg.paths.output), weights=cfg.weights
     )

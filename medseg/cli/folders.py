@@ -18,7 +18,7 @@ def require_usable(composition: Composition, *, command: str) -> None:
 
     Raises:
         OutputError: the folder cannot be created or written to.
-        ConfigError: a training would overwrite the checkpoints of another.
+        ConfigError: a training would overwrite the checkpoints or the bundle of another.
     """
     paths = composition.config.paths
     if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -32,13 +32,20 @@ def require_usable(composition: Composition, *, command: str) -> None:
 
 
 def require_fresh(folder: Path, *, resume: bool) -> None:
-    """Raises an error if a training that does not go on would overwrite another's checkpoints."""
+    """Raises an error if a training would overwrite the checkpoints or the bundle of another."""
     places = (folder / "checkpoints", folder / COARSE_FOLDER / "checkpoints")
-    if not resume and any(path for place in places for path in place.glob("*")):
+    has_checkpoints = any(path for place in places for path in place.glob("*"))
+    if has_checkpoints and not resume:
         raise ConfigError(
             folder,
             "holds the checkpoints of an earlier training",
             "set resume=true to go on with it, or name=<name> to start another",
+        )
+    if (folder / "bundle").exists() and not has_checkpoints:
+        raise ConfigError(
+            folder,
+            "holds the bundle of an earlier training, but no checkpoint to go on from",
+            "set name=<name> to start another, or move the bundle away",
         )
 
 

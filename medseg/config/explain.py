@@ -111,6 +111,7 @@ def unknown_option(
             f"{sign}{key}", "there is no such option", f"did you mean {added}{prefix}{close[0]}?"
         )
     everywhere = list(_dotted(config)) if config is not None else []
+    everywhere = [path for path in everywhere if path != parent_path]
     close = get_close_matches(key, everywhere, n=1) or [
         path for path in everywhere if path.rpartition(".")[2] == name
     ]

@@ -166,8 +166,8 @@ class BatchDataset(Dataset[dict[str, Any]]):
             cut_labels = cut_straight(labels[None], centre, patch_size, outside=self.outside_label)
             mirrored = tuple(n + 1 for n in range(dims) if matrix[n, n] < 0)
             return RawPatch(
-                torch.from_numpy(np.ascontiguousarray(np.flip(cut, mirrored))),
-                torch.from_numpy(np.ascontiguousarray(np.flip(cut_labels, mirrored)[0])),
+                torch.from_numpy(np.flip(cut, mirrored).copy()),
+                torch.from_numpy(np.flip(cut_labels, mirrored)[0].copy()),
                 PatchRecipe(patch_size, self.outside_label, intensity),
             )
         part, part_labels, grid = part_and_grid(

@@ -75,11 +75,16 @@ def int8_files(bundle: ModelBundle, cases: Sequence[Case]) -> tuple[dict[str, by
         MedsegError: the Dice falls by more than MAX_LOSS.
     """
     labelled = [case for case in cases if case.read_reference is not None]
-    if bundle.task_kind != "label_map" or len(labelled) < MIN_CASES:
+    if bundle.task_kind != "label_map":
         raise ConfigError(
             "format",
-            f"{INT8} needs a network that gives labels and {MIN_CASES} labelled cases, "
-            f"{len(labelled)} are given",
+            f"{INT8} is for networks that give labels, and this one finds objects",
+            "leave this format out",
+        )
+    if len(labelled) < MIN_CASES:
+        raise ConfigError(
+            "format",
+            f"{INT8} needs {MIN_CASES} labelled cases, {len(labelled)} are given",
             "set source=nnunet source.folder=<training cases>, or leave this format out",
         )
     count = min(MAX_CALIBRATING, len(labelled) // 2)

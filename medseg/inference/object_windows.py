@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -73,9 +74,11 @@ class ObjectWindows:
                 raise ConfigError(f"objects.{name}", f"is {value:g}", "use 0 to 1")
         if self.max_objects < 1:
             raise ConfigError("objects.max_objects", f"is {self.max_objects}", "use 1 or more")
-        if self.window_growth < 1:
+        if not 1 <= self.window_growth < math.inf:
             raise ConfigError(
-                "objects.window_growth", f"is {self.window_growth:g}", "use 1 or more"
+                "objects.window_growth",
+                f"is {self.window_growth:g}",
+                "use 1 or more, 1000 for whole images",
             )
         if not 0 <= self.overlap < 1:
             raise ConfigError("objects.overlap", f"is {self.overlap:g}", "use 0 to 0.9")

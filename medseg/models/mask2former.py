@@ -16,6 +16,7 @@ from medseg.models.detection.maps import covered_by, on_the_image
 from medseg.models.detection.masks import detections_from_maps
 from medseg.models.detection.middles import middle_loss
 from medseg.models.detection.objects import Detections, Objects, Output
+from medseg.models.detection.options import require_at_least
 from medseg.models.detection.pyramid import PyramidEncoder, Sizes, finest_stride_for
 from medseg.models.detection.queries import DecoderLayer, wave_places
 from medseg.models.detection.starts import Placement, QueryStarts, Starts, placement
@@ -111,6 +112,14 @@ class Mask2Former(nn.Module):
         initialisation: Initialisation = "he",
     ) -> None:
         super().__init__()
+        require_at_least(
+            1,
+            pyramid_channels=pyramid_channels,
+            num_queries=num_queries,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_points=num_points,
+        )
         width = pyramid_channels or scaled(256, base_channels)
         self.spatial_dims = spatial_dims
         self.out_channels = out_channels

@@ -20,6 +20,7 @@ from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
 from medseg.models.detection.matching import centre_is_known, match_by_overlap, sampled
 from medseg.models.detection.nms import nms
 from medseg.models.detection.objects import Detections, Objects, Output
+from medseg.models.detection.options import require_at_least, require_share
 from medseg.models.detection.pyramid import PyramidEncoder, Sizes, UNetPyramid, finest_stride_for
 from medseg.models.detection.roi_heads import BoxHead, MaskHead, mask_cells_in_3d
 from medseg.models.detection.rpn import RegionProposals
@@ -110,6 +111,10 @@ class MaskRCNN(nn.Module):
         initialisation: Initialisation = "he",
     ) -> None:
         super().__init__()
+        require_at_least(1, pyramid_channels=pyramid_channels, num_anchors=num_anchors)
+        require_at_least(1, num_samples=num_samples, max_proposals=max_proposals)
+        require_at_least(0, mask_layers=mask_layers, dense_weight=dense_weight)
+        require_share(max_iou=max_iou)
         if backbone == "unet" and not dense_weight:
             raise ConfigError(
                 "model.dense_weight",

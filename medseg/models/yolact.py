@@ -24,6 +24,7 @@ from medseg.models.detection.masks import detections_from_maps
 from medseg.models.detection.matching import match_adaptively, match_by_overlap
 from medseg.models.detection.nms import fast_nms
 from medseg.models.detection.objects import Detections, Objects, Output
+from medseg.models.detection.options import require_at_least, require_share
 from medseg.models.detection.pyramid import (
     PyramidEncoder,
     Sizes,
@@ -107,6 +108,13 @@ class Yolact(nn.Module):
         initialisation: Initialisation = "he",
     ) -> None:
         super().__init__()
+        require_at_least(
+            1,
+            pyramid_channels=pyramid_channels,
+            num_prototypes=num_prototypes,
+            num_anchors=num_anchors,
+        )
+        require_share(max_iou=max_iou)
         width = pyramid_channels or scaled(256, base_channels)
         self.spatial_dims = spatial_dims
         self.out_channels = out_channels

@@ -10,6 +10,7 @@ from medseg.core.labels import LabelSet
 from medseg.sources.dataset_json import NAME as DATASET_JSON
 from medseg.sources.dataset_json import label_set, read_dataset_json
 from medseg.sources.image_files import file_key, image_files
+from medseg.sources.instance_folders import INSTANCES, has_instances
 from medseg.sources.pairing import pair_files
 
 # Where data sets keep their references: Decathlon and nnU-Net; then folders of pairs.
@@ -17,6 +18,8 @@ _SPLIT_FOLDERS = ("labelsTr", "labelsTs")
 _PAIR_FOLDERS = ("labels", "masks", "segmentations")
 PROBABILITIES = "_probabilities"
 """What follows the case key in the name of a file of probabilities."""
+PREVIEW = "_preview"
+"""What follows it in the name of a picture."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,22 @@ def find_references(folder: str | Path) -> LabelFiles:
     return LabelFiles(root, found, is_dataset, _labels(parent if is_dataset else root))
 
 
+def refuse_objects(folder: str | Path) -> None:
+    """Raises InputError for a folder of references that numbers objects, which look like classes
+    and would be scored as such without a word.
+    """
+    root = _existing(folder, option="references")
+    whole = root.resolve()
+    is_part = whole.name == INSTANCES and has_instances(whole.parent)
+    if is_part or (has_instances(root) and not (root / "labels").is_dir()):
+        raise InputError(
+            root,
+            "numbers objects, while the predictions name classes",
+            "set instances_from=components to score the connected parts of the predictions",
+            code="E_NO_IMAGES",
+        )
+
+
 def find_predictions(folder: str | Path) -> LabelFiles:
     """Label maps directly in a folder; other files, such as DICOM objects, are left out.
 
@@ -74,8 +93,8 @@ def find_predictions(folder: str | Path) -> LabelFiles:
     """
     root = _existing(folder, option="predictions")
     found = _by_key(_files(root), root)
-    # Probabilities lie beside the label map that they belong to.
-    beside = {f"{key}{PROBABILITIES}" for key in found}
+    # Probabilities and pictures lie beside the label map that they belong to.
+    beside = {f"{key}{ending}" for key in found for ending in (PROBABILITIES, PREVIEW)}
     found = {key: path for key, path in found.items() if key not in beside}
     if not found:
         raise _no_label_maps(root, option="predictions")

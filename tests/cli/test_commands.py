@@ -217,6 +217,15 @@ def test_a_training_does_not_run_over_an_earlier_one(jobs, capsys, tmp_path):
     assert main(["train", "name=another"]) == 0
 
 
+def test_a_bundle_without_checkpoints_is_not_overwritten(jobs, capsys, tmp_path):
+    (tmp_path / "runs" / "trial" / "fold_0" / "bundle").mkdir(parents=True)
+
+    for options in ([], ["resume=true"]):
+        assert main(["train", *options]) == 1
+        assert "holds the bundle of an earlier training, but no" in capsys.readouterr().err
+    assert main(["train", "name=another"]) == 0
+
+
 def test_a_further_process_of_a_training_joins_the_first_ones_folder(jobs, tmp_path, monkeypatch):
     checkpoints = tmp_path / "runs" / "trial" / "fold_0" / "checkpoints"
     checkpoints.mkdir(parents=True)

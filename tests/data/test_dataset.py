@@ -203,6 +203,25 @@ def test_mirrored_patches_are_the_straight_ones_turned_over(tmp_path):
     assert torch.equal(second["target"], first["target"].flip(1, 2, 3))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_patch_of_one_voxel_along_a_mirrored_axis_is_cut(tmp_path, axis):
+    size = [8, 8, 8]
+    size[axis] = 1
+    batches = BatchDataset(
+        block_cases(1),
+        CaseCache(tmp_path, plan=small_plan(patch_size=tuple(size)), num_classes=3),
+        augment=replace(NO_AUGMENT, mirror_probability=1.0),
+        foreground_fraction=0.0,
+        mirror_axes=(axis,),
+        outside_label=0,
+        seed=0,
+        rank=0,
+        num_steps=1,
+    )
+
+    assert batches[0]["target"].shape[1:] == tuple(size)
+
+
 def test_voxels_beyond_the_image_are_zero_and_ignored(tmp_path):
     reference = LabelMap(np.ones((4, 4, 4), np.uint8), phantoms.grid(shape=(4, 4, 4)))
     image = Volume(np.full((1, 4, 4, 4), 255.0, np.float32), reference.geometry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -256,6 +257,7 @@ def test_stuff_lies_below_things_in_tiles_as_in_one():
         ({"overlap": 1.0}, r"objects\.overlap: is 1; use 0 to 0\.9"),
         ({"max_objects": 0}, r"objects\.max_objects: is 0"),
         ({"window_growth": 0.5}, r"objects\.window_growth: is 0\.5"),
+        ({"window_growth": math.inf}, r"objects\.window_growth: is inf; use 1 or more"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from medseg.core.errors import InputError, LabelError
-from medseg.reports.label_files import find_predictions, find_references
+from medseg.reports.label_files import find_predictions, find_references, refuse_objects
 
 DATASET_JSON = {"labels": {"0": "background", "1": "liver"}, "training": []}
 
@@ -53,6 +53,28 @@ def test_a_missing_folder_a_file_and_an_empty_folder_are_refused(tmp_path, find,
         find(tmp_path / "file.nii.gz")
     with pytest.raises(InputError, match=rf"empty: holds no label map .*; set {option} to"):
         find(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("part", [".", "instances"])
+def test_numbers_of_objects_are_no_classes(tmp_path, part):
+    touch(tmp_path, "images/a.png", "instances/a.png")
+
+    with pytest.raises(InputError, match=r"numbers objects.*set instances_from=components"):
+        refuse_objects(tmp_path / part)
+
+
+def test_objects_with_classes_beside_them_are_references_of_both(tmp_path):
+    touch(tmp_path, "images/a.png", "instances/a.png", "labels/a.png")
+
+    refuse_objects(tmp_path)
+
+    assert list(find_references(tmp_path).paths) == ["a"]
+
+
+def test_pictures_of_predictions_are_none(tmp_path):
+    touch(tmp_path, "a.png", "a_preview.png", "b_preview.png")
+
+    assert list(find_predictions(tmp_path).paths) == ["a", "b_preview"]
 
 
 def test_a_plain_folder_of_references_is_no_dataset(tmp_path):

@@ -1,0 +1,21 @@
+"""Options of networks that find objects, checked before anything is built of them."""
+
+from __future__ import annotations
+
+import math
+
+from medseg.core.errors import ConfigError
+
+
+def require_at_least(least: int, **options: float | None) -> None:
+    """Raises ConfigError for an option below a number; None is what the network chooses itself."""
+    for name, value in options.items():
+        if value is not None and not value >= least:
+            raise ConfigError(f"model.{name}", f"is {value:g}", f"use {least} or more")
+
+
+def require_share(**options: float) -> None:
+    """Raises ConfigError for an option that is not within 0 and 1."""
+    for name, value in options.items():
+        if not (math.isfinite(value) and 0 <= value <= 1):
+            raise ConfigError(f"model.{name}", f"is {value:g}", "use 0 to 1")

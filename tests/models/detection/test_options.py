@@ -1,0 +1,33 @@
+"""Options that no network can be built of, or only a useless one."""
+
+from __future__ import annotations
+
+import pytest
+from network_options import small_network
+
+from medseg.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("mask2former", "num_queries", 0),
+        ("mask2former", "num_layers", -1),
+        ("mask2former", "num_heads", -1),
+        ("mask2former", "num_points", 0),
+        ("mask2former", "pyramid_channels", 0),
+        ("yolact", "num_prototypes", 0),
+        ("yolact", "num_anchors", -1),
+        ("yolact", "max_iou", 2.0),
+        ("mask_rcnn", "num_samples", 0),
+        ("mask_rcnn", "max_proposals", 0),
+        ("mask_rcnn", "mask_layers", -1),
+        ("mask_rcnn", "dense_weight", -1.0),
+        ("panoptic_fpn", "num_anchors", 0),
+    ],
+)
+def test_an_option_out_of_range_is_named_with_its_range(name, option, value):
+    with pytest.raises(
+        ConfigError, match=rf"model\.{option}: is {value:g}; use [01] (or more|to 1)"
+    ):
+        small_network(name, 2, **{option: value})
