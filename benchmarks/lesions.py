@@ -5,7 +5,7 @@ with the same held-out phantoms:
 
     python -m medseg train +experiment=liver_lesions data.source.num_held_out=24
     python -m medseg train +experiment=liver data.source.num_held_out=24 \
-        data.source.num_cases=64 trainer.max_time=00:00:30:00
+        data.source.num_cases=256 trainer.max_time=00:00:30:00
     python benchmarks/lesions.py REFERENCES --objects runs/liver_lesions/fold_0/predictions \
         --classes runs/liver/fold_0/predictions
 """
