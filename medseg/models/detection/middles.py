@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.models.blocks import Activation, ConvNormAct, Norm, conv
+from medseg.models.detection.anchors import grid_anchors
+from medseg.models.detection.matching import centre_is_known
 from medseg.models.detection.objects import Objects
 
 RARE = -2.2
@@ -99,7 +101,10 @@ def middle_loss(
             -((1 - wanted) ** 4) * share**2 * F.logsigmoid(-own),
         )
         if semantic is not None:
-            loss = loss * _is_known(semantic[n], tuple(own.shape), stride=stride)
+            cells = grid_anchors(
+                tuple(own.shape), stride=stride, sizes=[tuple(stride)], device=own.device
+            )
+            loss = loss * centre_is_known(cells, semantic[n]).view(own.shape)
         total = total + loss.sum()
         count += len(reference)
     return total / max(1, count)
@@ -170,12 +175,3 @@ def _heat(reference: Objects, shape: tuple[int, ...], *, stride: Sequence[int]) 
         view = [len(cells), *(extent if n == axis else 1 for n in range(dims))]
         total = total + ((away / deviations[:, axis, None].clamp_min(0.25)) ** 2).reshape(view)
     return torch.exp(-torch.as_tensor(total) / 2).amax(0)
-
-
-def _is_known(classes: Tensor, shape: tuple[int, ...], *, stride: Sequence[int]) -> Tensor:
-    """Whether the voxel in the middle of each cell has a class: (*shape)."""
-    known = classes >= 0
-    for axis, (extent, step) in enumerate(zip(shape, stride, strict=True)):
-        places = torch.arange(extent, device=classes.device) * step + step // 2
-        known = known.index_select(axis, places.clamp_max(classes.shape[axis] - 1))
-    return known
