@@ -76,7 +76,8 @@ def refuse_objects(folder: str | Path) -> None:
     root = _existing(folder, option="references")
     whole = root.resolve()
     is_part = whole.name == INSTANCES and has_instances(whole.parent)
-    if is_part or (has_instances(root) and not (root / "labels").is_dir()):
+    has_classes = any((root / name).is_dir() for name in (*_SPLIT_FOLDERS, *_PAIR_FOLDERS))
+    if is_part or (has_instances(root) and not has_classes):
         raise InputError(
             root,
             "numbers objects, while the predictions name classes",

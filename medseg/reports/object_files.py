@@ -91,7 +91,7 @@ def find_object_files(
             code="E_NO_PAIR",
         )
     return ObjectFiles(
-        labels or _labels_of([maps[key] for key in common]) or found.labels or OBJECT_LABELS,
+        labels or _first_labels([maps[key] for key in common]) or found.labels or OBJECT_LABELS,
         found.readers,
         {key: _prediction_reader(path, predicted, instances_from) for key, path in maps.items()},
         found.paths,
@@ -206,7 +206,7 @@ def _references(folder: Path, instances_from: str) -> _References:
         return _References(parts, found.labels, found.paths, is_dataset=found.is_dataset)
     paths = {key: path for key, path in found.paths.items() if not _is_class_map(key, found)}
     first = next(iter(paths.values()), None)
-    labels = found.labels or (None if first is None else _labels_of([first]))
+    labels = found.labels or (None if first is None else _labels_of(first))
     maps = {key: _map_reader(path, found) for key, path in paths.items()}
     return _References(maps, labels, paths, is_dataset=found.is_dataset)
 
@@ -230,7 +230,7 @@ class _MapReader:
 
 def _prediction_reader(path: Path, files: LabelFiles, instances_from: str) -> Reader:
     """Of objects; of classes where no list of objects lies beside a map whose parts are wanted."""
-    if instances_from == "components" and _labels_of([path]) is None:
+    if instances_from == "components" and _labels_of(path) is None:
         return _ClassReader(path)
     return _map_reader(path, files)
 
@@ -245,12 +245,16 @@ def _is_class_map(key: str, files: LabelFiles) -> bool:
     return base != key and base in files.paths
 
 
-def _labels_of(paths: Sequence[Path]) -> LabelSet | None:
-    """Classes in the list of the first of some maps that has a sound one."""
+def _labels_of(path: Path) -> LabelSet | None:
+    listed = read_instance_list(path.with_name(f"{file_key(path)}.json"))
+    return None if listed is None else listed.labels
+
+
+def _first_labels(paths: Sequence[Path]) -> LabelSet | None:
+    """Classes of the first of some maps whose list of objects can be read."""
     for path in paths:
         try:
-            listed = read_instance_list(path.with_name(f"{file_key(path)}.json"))
+            return _labels_of(path)
         except MedsegError:
             continue  # reading the case says what is wrong with it
-        return None if listed is None else listed.labels
     return None

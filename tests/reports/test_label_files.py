@@ -63,8 +63,9 @@ def test_numbers_of_objects_are_no_classes(tmp_path, part):
         refuse_objects(tmp_path / part)
 
 
-def test_objects_with_classes_beside_them_are_references_of_both(tmp_path):
-    touch(tmp_path, "images/a.png", "instances/a.png", "labels/a.png")
+@pytest.mark.parametrize("folder", ["labels", "masks", "labelsTr"])
+def test_objects_with_classes_beside_them_are_references_of_both(tmp_path, folder):
+    touch(tmp_path, "images/a.png", "instances/a.png", f"{folder}/a.png")
 
     refuse_objects(tmp_path)
 
