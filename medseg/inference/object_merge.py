@@ -23,6 +23,9 @@ early there (both chosen, untested beyond the tests).
 MARGIN = 1
 """A part that comes this near to a border within the image counts as cut."""
 
+_FAR = 10**9
+"""Voxels to a border that does not lie within the image."""
+
 Region = tuple[slice, ...]
 
 
@@ -80,17 +83,16 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
         shape: of the image.
     """
     parts = [part for window in windows for part in window.objects]
-    clearance = np.array(
-        [
-            _clearance(part, window, shape)
-            for window in windows
-            for part in window.objects
-        ]
-    )  # fmt: skip
     first = np.cumsum([0, *(len(window.objects) for window in windows)])
-    window_of = np.repeat(np.arange(len(windows)), [len(window.objects) for window in windows])
+    window_of = np.repeat(np.arange(len(windows)), np.diff(first))
     starts = np.array([window.start for window in windows])
     stops = np.array([window.stop for window in windows])
+    clearance = np.array(
+        [
+            _clearances(part, starts[[w]], stops[[w]], shape)[0]
+            for w, part in zip(window_of, parts, strict=True)
+        ]
+    )
     groups = _Groups(len(parts))
     for a, b in _neighbours(windows):
         for n, m in _same_objects(
@@ -192,15 +194,21 @@ class _Groups:
         return list(members.values())
 
 
-def _clearance(part: FoundObject, window: WindowObjects, shape: tuple[int, ...]) -> int:
-    """Voxels between a part and the nearest border of its window that lies within the image."""
-    gaps = [10**9]
-    for axis, extent in enumerate(shape):
-        if window.start[axis] > 0:
-            gaps.append(part.start[axis] - window.start[axis])
-        if window.stop[axis] < extent:
-            gaps.append(window.stop[axis] - part.stop[axis])
-    return min(gaps)
+def _clearances(
+    part: FoundObject, starts: NDArray[Any], stops: NDArray[Any], shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Voxels between a part and the nearest border of each window that lies within the image,
+    negative where the part reaches beyond it.
+
+    Args:
+        part: in coordinates of the image.
+        starts, stops: of the windows, (windows, axes).
+        shape: of the image.
+    """
+    before = np.where(starts > 0, np.array(part.start) - starts, _FAR)
+    behind = np.where(stops < shape, stops - np.array(part.stop), _FAR)
+    gaps: NDArray[Any] = np.minimum(before, behind).min(axis=1)
+    return gaps
 
 
 def _neighbours(windows: Sequence[WindowObjects]) -> Iterable[tuple[int, int]]:
@@ -321,9 +329,7 @@ def _mean_score(
         starts, stops: of all windows, (windows, axes).
         shape: of the image.
     """
-    before = np.where(starts > 0, np.array(found.start) - starts, MARGIN + 1)
-    behind = np.where(stops < shape, stops - np.array(found.stop), MARGIN + 1)
-    shows_whole = np.minimum(before, behind).min(axis=1) > MARGIN
+    shows_whole = _clearances(found, starts, stops, shape) > MARGIN
     best: dict[int, float] = {}
     for window, part in views:
         if shows_whole[window] and _contained(part, found) >= MIN_IOU:
