@@ -147,16 +147,20 @@ class TrainingModule(pl.LightningModule):
         """The last look takes in cases that are not shown before: the score that objects are best
         kept from, and what the training came to, should rest on as many as there is time for.
         """
-        sampler = getattr(self.trainer.val_dataloaders, "sampler", None)
-        if isinstance(sampler, ShownCases):
-            sampler.takes_all = takes_all
+        if self._sampler is not None:
+            self._sampler.takes_all = takes_all
 
     def _num_to_score(self) -> int:
         count = int(sum(self.trainer.num_val_batches))
-        sampler = getattr(self.trainer.val_dataloaders, "sampler", None)
-        if isinstance(sampler, ShownCases) and not self._is_last_validation:
-            return min(count, sampler.num_shown)
+        if self._sampler is not None and not self._is_last_validation:
+            return min(count, self._sampler.num_shown)
         return count
+
+    @property
+    def _sampler(self) -> ShownCases | None:
+        """Of the validation cases, where it leaves some out."""
+        sampler = getattr(self.trainer.val_dataloaders, "sampler", None)
+        return sampler if isinstance(sampler, ShownCases) else None
 
     def _all_agree(self, decision: bool) -> bool:
         """The first process's decision: clocks differ, but all must validate a case or none."""
