@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medseg.models.detection.boxes import volumes
+from medseg.models.detection.nms_kernel import mark_suppressed
 
 BLOCK = 1024
 """Candidates decided at once, which bounds the pairs that are kept in memory."""
+
+LOOPED_ON = ("cpu",)
+"""Kinds of device on which a compiled loop decides box after box; others decide many at once."""
 
 PAIRS = 2**20
 """Pairs of boxes whose overlap is computed at once."""
@@ -20,9 +25,9 @@ def nms(boxes: Tensor, scores: Tensor, *, max_iou: float, groups: Tensor | None 
     Going through the boxes from the best score to the worst (the earlier one first where scores are
     equal), a box is kept unless its IoU with one kept before is above `max_iou`.
 
-    Candidates are decided block by block. Whether a box of a block is kept depends on better ones
-    alone, so a state that its own rule does not change is the greedy one; it is found by applying
-    the rule to all of the block until nothing changes, mostly a few times.
+    Off the CPU candidates are decided block by block. Whether a box of a block is kept depends on
+    better ones alone, so a state that its own rule does not change is the greedy one; it is found
+    by applying the rule to all of the block until nothing changes, mostly a few times.
 
     Args:
         boxes: (n, 2 * dims).
@@ -35,6 +40,8 @@ def nms(boxes: Tensor, scores: Tensor, *, max_iou: float, groups: Tensor | None 
         (k,) long.
     """
     order = torch.argsort(scores, descending=True, stable=True)
+    if boxes.device.type in LOOPED_ON:
+        return order[_kept_on_cpu(boxes, order, groups, max_iou=max_iou, is_greedy=True)]
     if groups is None:
         return order[_kept_of_sorted(boxes[order], max_iou)]
     keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
@@ -55,6 +62,8 @@ def fast_nms(
     Source: Bolya et al. 2019, ICCV, section 5.
     """
     order = torch.argsort(scores, descending=True, stable=True)
+    if boxes.device.type in LOOPED_ON:
+        return order[_kept_on_cpu(boxes, order, groups, max_iou=max_iou, is_greedy=False)]
     ordered = boxes[order]
     keep = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
     for start in range(0, len(order), BLOCK):
@@ -118,6 +127,33 @@ def pairs_above(first: Tensor, second: Tensor, min_iou: float) -> tuple[Tensor, 
         done = int(total[end - 1])
         start = end
     return torch.cat([i for i, _ in found]), torch.cat([j for _, j in found])
+
+
+@torch.compiler.disable
+def _kept_on_cpu(
+    boxes: Tensor, order: Tensor, groups: Tensor | None, *, max_iou: float, is_greedy: bool
+) -> Tensor:
+    """Which boxes are kept, in the order given: (n,) bool."""
+    dtype = torch.float64 if boxes.dtype == torch.float64 else torch.float32
+    ordered = boxes.detach()[order].to(dtype).numpy()
+    is_suppressed = np.zeros(len(ordered), np.bool_)
+    if len(ordered):
+        dims = ordered.shape[1] // 2
+        longest = ordered[:, dims:] - ordered[:, :dims]
+        spread = np.ptp(ordered[:, :dims], axis=0)
+        axis = int((spread / np.maximum(longest.mean(0), 1e-6)).argmax())
+        mark_suppressed(
+            ordered,
+            np.zeros(len(ordered), np.int64) if groups is None else groups[order].long().numpy(),
+            np.argsort(ordered[:, axis], kind="stable"),
+            axis,
+            # A little further than the longest box, so that rounding loses no pair.
+            float(1.001 * longest[:, axis].max() + 1e-3),
+            ordered.dtype.type(max_iou),
+            is_greedy,
+            is_suppressed,
+        )
+    return torch.from_numpy(~is_suppressed)
 
 
 def _kept_of_sorted(boxes: Tensor, max_iou: float) -> Tensor:

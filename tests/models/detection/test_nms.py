@@ -27,9 +27,11 @@ def random_case(seed, dims):
     return boxes, scores, float(rng.uniform(0.1, 0.9)), rng.integers(0, 3, count)
 
 
+@pytest.mark.parametrize("looped_on", [("cpu",), ()])
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(("first", "last"), CASES)
-def test_the_greedy_definition_is_met_exactly(dims, first, last, monkeypatch):
+def test_the_greedy_definition_is_met_exactly(dims, first, last, looped_on, monkeypatch):
+    monkeypatch.setattr(module, "LOOPED_ON", looped_on)
     for seed in range(first, last):
         monkeypatch.setattr(module, "BLOCK", 3 if seed % 2 else 512)
         boxes, scores, max_iou, groups = random_case(seed, dims)
@@ -42,8 +44,10 @@ def test_the_greedy_definition_is_met_exactly(dims, first, last, monkeypatch):
         assert alone.tolist() == brute_force.greedy_nms(boxes, scores, max_iou, groups * 0), seed
 
 
+@pytest.mark.parametrize("looped_on", [("cpu",), ()])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_fast_definition_is_met_exactly(dims, monkeypatch):
+def test_the_fast_definition_is_met_exactly(dims, looped_on, monkeypatch):
+    monkeypatch.setattr(module, "LOOPED_ON", looped_on)
     for seed in range(40):
         monkeypatch.setattr(module, "BLOCK", 3 if seed % 2 else 512)
         boxes, scores, max_iou, groups = random_case(seed, dims)
@@ -55,7 +59,9 @@ def test_the_fast_definition_is_met_exactly(dims, monkeypatch):
         assert kept.tolist() == brute_force.yolact_nms(boxes, scores, max_iou, groups), seed
 
 
-def test_a_chain_of_neighbours_keeps_every_other_one():
+@pytest.mark.parametrize("looped_on", [("cpu",), ()])
+def test_a_chain_of_neighbours_keeps_every_other_one(looped_on, monkeypatch):
+    monkeypatch.setattr(module, "LOOPED_ON", looped_on)
     # Each overlaps the next alone, so that the rule must be applied as often as the chain is long.
     lower = torch.arange(50.0)[:, None] * 0.6
     boxes = torch.cat([lower, lower * 0, lower + 1, lower * 0 + 1], 1)
@@ -72,6 +78,19 @@ def test_scores_of_kept_boxes_pass_the_gradient_on():
     scores[nms(boxes, scores.detach(), max_iou=0.5)].sum().backward()
 
     assert scores.grad.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_coarse_numbers_and_compiled_callers_find_the_same(dtype):
+    boxes, scores, max_iou, _ = random_case(5, 2)
+    exact = torch.tensor(boxes).round(), torch.tensor(scores)
+    compiled = torch.compile(nms, backend="eager")
+
+    kept = nms(exact[0].to(dtype), exact[1], max_iou=max_iou)
+
+    assert len(boxes) > 10
+    assert kept.tolist() == nms(*exact, max_iou=max_iou).tolist()
+    assert compiled(*exact, max_iou=max_iou).tolist() == kept.tolist()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
