@@ -12,14 +12,11 @@ from medseg.sources.dataset_json import label_set, read_dataset_json
 from medseg.sources.image_files import file_key, image_files
 from medseg.sources.instance_folders import INSTANCES, has_instances
 from medseg.sources.pairing import pair_files
+from medseg.writers.names import PREVIEW, PROBABILITIES
 
 # Where data sets keep their references: Decathlon and nnU-Net; then folders of pairs.
 _SPLIT_FOLDERS = ("labelsTr", "labelsTs")
 _PAIR_FOLDERS = ("labels", "masks", "segmentations")
-PROBABILITIES = "_probabilities"
-"""What follows the case key in the name of a file of probabilities."""
-PREVIEW = "_preview"
-"""What follows it in the name of a picture."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from medseg.core.identity import Case
 from medseg.core.segmentation import class_map
 from medseg.inference.cases import Segmented
 from medseg.services.jobs import Job
+from medseg.writers.names import PREVIEW
 from medseg.writers.preview import PreviewWriter
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"\d{12}_preview\.png")
+_NAME = re.compile(rf"\d{{12}}{PREVIEW}\.png")
 
 
 class Overlays:

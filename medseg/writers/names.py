@@ -7,6 +7,11 @@ from pathlib import Path
 from medseg.core.errors import OutputError
 from medseg.core.identity import Case
 
+PREVIEW = "_preview"
+"""What follows the case key in the name of a picture."""
+PROBABILITIES = "_probabilities"
+"""What follows it in the name of a file of probabilities."""
+
 
 def output_path(folder: Path, case: Case, ending: str) -> Path:
     """`<folder>/<case key><ending>`.

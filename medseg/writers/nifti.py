@@ -16,7 +16,7 @@ from medseg.core.identity import Case
 from medseg.core.protocols import ResultKind
 from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap, ProbabilityMap, Result
 from medseg.writers.instance_files import write_instances
-from medseg.writers.names import output_path
+from medseg.writers.names import PROBABILITIES, output_path
 from medseg.writers.nifti_file import write_nifti
 
 
@@ -43,7 +43,7 @@ class NiftiWriter:
         if isinstance(result, InstanceSet | PanopticMap):
             return write_instances(result, case, folder=folder)
         if isinstance(result, ProbabilityMap):
-            path = output_path(folder, case, "_probabilities.nii.gz")
+            path = output_path(folder, case, f"{PROBABILITIES}.nii.gz")
             write_nifti(result.array.transpose(1, 2, 3, 0), result.geometry, path)
             return [path]
         assert isinstance(result, LabelMap)

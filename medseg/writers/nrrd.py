@@ -13,7 +13,7 @@ from medseg.core.atomic import atomic_path
 from medseg.core.geometry import LPS_TO_RAS
 from medseg.core.identity import Case
 from medseg.core.segmentation import LabelMap, ProbabilityMap
-from medseg.writers.names import output_path
+from medseg.writers.names import PROBABILITIES, output_path
 from medseg.writers.nifti import smallest_integers
 
 _TYPES = {"uint8": "unsigned char", "uint16": "unsigned short", "int32": "int", "float32": "float"}
@@ -27,7 +27,7 @@ class NrrdWriter:
 
     def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]:
         if isinstance(result, ProbabilityMap):
-            path = output_path(folder, case, "_probabilities.nrrd")
+            path = output_path(folder, case, f"{PROBABILITIES}.nrrd")
             _write(path, result, result.array.astype(np.float32, copy=False), [])
             return [path]
         path = output_path(folder, case, ".seg.nrrd")

@@ -20,7 +20,7 @@ from medseg.core.identity import Case
 from medseg.core.labels import Label
 from medseg.core.segmentation import LabelMap, ProbabilityMap
 from medseg.core.volume import Volume
-from medseg.writers.names import output_path
+from medseg.writers.names import PREVIEW, output_path
 
 _GAP = 4
 _LEGEND_LINE = 14
@@ -61,7 +61,7 @@ class PreviewWriter:
             raise ConfigError("window", f"is {self.window}", "give the lower value first")
 
     def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]:
-        path = output_path(folder, case, "_preview.png")
+        path = output_path(folder, case, f"{PREVIEW}.png")
         image = case.read_image().reoriented("RAS")
         labels = _likeliest(result).reoriented("RAS")
         low, high = self.window or _window(image)
