@@ -27,6 +27,8 @@ _QUATERNION_ROUNDING = 1e-5
 # sform and qform of one file that differ by less were meant to be the same; float32 offsets of a
 # metre are exact to 6e-5 mm, tools that round to three decimals reach a few hundredths.
 _SAME_MM = 0.1
+# Float32 rounding of b2 + c2 + d2, and so of a2, which is what is left of 1.
+_SQUARE_ROUNDING = 2.0**-22
 _Affine = NDArray[np.float64]
 
 
@@ -188,10 +190,21 @@ def _compare_with_qform(
             "find out which is right and set the code of the other to 0",
             code="E_LATERALITY",
         )
-    difference = by_sform.difference(by_qform, tolerance_mm=_SAME_MM)
+    extent_mm = float(np.linalg.norm(np.array(shape) * spacing))
+    tolerance_mm = _SAME_MM + _open_angle(fields) * extent_mm
+    difference = by_sform.difference(by_qform, tolerance_mm=tolerance_mm)
     if difference:
         notes.append(f"sform and qform differ ({difference}); the sform is used")
         _log.warning("%s: %s", path, notes[-1])
+
+
+def _open_angle(fields: np.void) -> float:
+    """Radians by which a rotation may be off because a file stores three of the quaternion's four
+    numbers as float32: about 0.001 near a half turn, where the fourth is near 0.
+    """
+    square = 1.0 - float(np.square(np.asarray(fields["quatern"], dtype=np.float64)).sum())
+    most, least = max(0.0, square + _SQUARE_ROUNDING), max(0.0, square - _SQUARE_ROUNDING)
+    return float(2 * (np.sqrt(most) - np.sqrt(least)))
 
 
 def _swaps_sides(first: Geometry, second: Geometry) -> bool:
