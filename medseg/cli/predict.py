@@ -127,10 +127,11 @@ def predict(
     Raises:
         MedsegError: the options do not fit, the bundle is damaged, or there are no images.
     """
-    from medseg.config.check import load_config
+    from medseg.config.check import load_config, refuse_dry_run
 
     named = [] if bundle is None else [f"bundle={quoted(bundle)}"]
     cfg = load_config("predict", [*named, *overrides])
+    refuse_dry_run(cfg, command="predict")
     with open_dict(cfg):
         cfg.source.folder = str(source)
         cfg.paths.output = str(output)

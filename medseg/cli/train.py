@@ -26,7 +26,7 @@ from medseg.cli.resuming import is_first_process, sole_use
 from medseg.cli.run_page import SAMPLES, write_page
 from medseg.cli.starting import take_file, take_weights
 from medseg.config.build import build, build_all
-from medseg.config.check import load_config
+from medseg.config.check import load_config, refuse_dry_run
 from medseg.core.atomic import write_text
 from medseg.core.errors import ConfigError
 from medseg.data.dataset import BatchDataset
@@ -282,5 +282,6 @@ def train(*overrides: str) -> ModelBundle:
         MedsegError: the options do not fit, or the data cannot be used.
     """
     cfg = load_config("train", list(overrides))
+    refuse_dry_run(cfg, command="train")
     run(cfg)
     return ModelBundle.load(run_folder(cfg) / "bundle")

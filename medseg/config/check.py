@@ -56,6 +56,16 @@ def load_config(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     return composition.config
 
 
+def refuse_dry_run(config: DictConfig, *, command: str) -> None:
+    """Raises ConfigError where a call that gives results is asked not to work."""
+    if config.dry_run:
+        raise ConfigError(
+            "dry_run",
+            "is true, and then there is nothing to give back",
+            f'leave it out, or check the options with medseg.load_config("{command}", [...])',
+        )
+
+
 def check(composition: Composition, *, command: str, chosen: Sequence[str] = ()) -> None:
     """Raises one error that lists every problem of a composed configuration.
 

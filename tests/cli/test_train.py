@@ -1,8 +1,9 @@
 import pytest
 
+import medseg
 from medseg.cli.train import run
 from medseg.config.check import load_config
-from medseg.core.errors import ConfigError
+from medseg.core.errors import ConfigError, MedsegError
 
 
 def test_an_optimizer_that_needs_whole_weights_is_refused_where_they_are_shared_out(tmp_path):
@@ -13,3 +14,10 @@ def test_an_optimizer_that_needs_whole_weights_is_refused_where_they_are_shared_
 
     assert caught.value.where == "optimizer"
     assert "optimizer=adamw" in caught.value.remedy
+
+
+def test_a_dry_run_has_no_bundle_to_give_back():
+    with pytest.raises(MedsegError, match=r'dry_run: is true.*load_config\("train"'):
+        medseg.train("+experiment=liver", "dry_run=true")
+    with pytest.raises(MedsegError, match=r'dry_run: is true.*load_config\("predict"'):
+        medseg.predict("bundle", "images", output="out", overrides=["dry_run=true"])
