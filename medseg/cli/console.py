@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
     from medseg.reports.evaluation import Evaluation
     from medseg.reports.object_evaluation import ObjectEvaluation
 
+_log = logging.getLogger(__name__)
+
 _MOST_LISTED = 20
+FIRST_LINE_S, NEXT_LINE_S = 30.0, 60.0
+"""Seconds of work after which a log says how far it is, and from one such line to the next."""
 WIDTH_WITHOUT_TERMINAL = 140
 """Narrower tables break their numbers; a file or pipe has no width of its own."""
 
@@ -43,9 +49,12 @@ class Count:
         self._bar = bar
         self._task = task
         self._whole = 0
+        self._start = time.monotonic()
+        self._next_line = self._start + FIRST_LINE_S
 
     def __call__(self) -> None:
         self._bar.advance(self._task)
+        self._tell()
 
     def share(self, part: float) -> None:
         """Says how much of the present one is done, 0 to 1."""
@@ -55,15 +64,29 @@ class Count:
         """Counts the present one as done, whatever its share was."""
         self._whole += 1
         self._bar.update(self._task, completed=self._whole)
+        self._tell()
 
     def start(self, total: int) -> None:
         """Says how many there are, where that is only known after the work has begun."""
         self._bar.update(self._task, total=total)
 
+    def _tell(self) -> None:
+        """A line of the log now and then, where there is no bar."""
+        now = time.monotonic()
+        if not self._bar.disable or now < self._next_line:
+            return
+        self._next_line = now + NEXT_LINE_S
+        task = self._bar.tasks[0]
+        done, total = int(task.completed), int(task.total or 0)
+        if total <= done:
+            return
+        left_min = (now - self._start) / done * (total - done) / 60
+        _log.info("%s: %d of %d, about %.1f min left", task.description, done, total, left_min)
+
 
 @contextmanager
 def counting(title: str, total: int | None = None) -> Iterator[Count]:
-    """A progress bar with the time left, on a terminal alone: files and pipes are left clean."""
+    """A progress bar with the time left on a terminal; elsewhere the log says it now and then."""
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
@@ -80,6 +103,13 @@ def print_shortcomings(evaluation: Evaluation | ObjectEvaluation) -> None:
         ("predicted, but without a reference", evaluation.unmatched),
     ):
         _print_list(heading, items)
+    if evaluation.num_left_out:
+        console.print(
+            f"{evaluation.num_left_out} other references of the data set have no prediction and "
+            "are not scored",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def _print_list(heading: str, items: Sequence[str]) -> None:

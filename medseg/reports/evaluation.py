@@ -76,6 +76,7 @@ class Evaluation:
             not have is there with status "absent".
         problems: cases that could not be scored.
         missing: references without a prediction.
+        num_left_out: those of a data set, of which any part may be scored.
         unmatched: predictions without a reference; they are not scored.
         settings: how it was measured.
     """
@@ -83,6 +84,7 @@ class Evaluation:
     scores: tuple[CaseScore, ...]
     problems: tuple[CaseProblem, ...] = ()
     missing: tuple[str, ...] = ()
+    num_left_out: int = 0
     unmatched: tuple[str, ...] = ()
     settings: ScoreSettings = field(default_factory=ScoreSettings)
 
@@ -175,13 +177,13 @@ def evaluate_folders(
         settings=settings,
         on_progress=on_progress,
     )
+    missing = tuple(key for key in referred.paths if key not in predicted.paths)
     tolerates = allow_missing or referred.is_dataset
     return Evaluation(
         evaluation.scores,
         evaluation.problems,
-        missing=()
-        if tolerates
-        else tuple(key for key in referred.paths if key not in predicted.paths),
+        missing=() if tolerates else missing,
+        num_left_out=len(missing) if referred.is_dataset else 0,
         unmatched=tuple(key for key in predicted.paths if key not in referred.paths),
         settings=evaluation.settings,
     )

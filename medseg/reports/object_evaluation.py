@@ -63,6 +63,7 @@ class ObjectEvaluation:
         panoptic: the same for all foreground classes; empty unless stuff was predicted.
         problems: cases that could not be scored.
         missing: references without a prediction.
+        num_left_out: those of a data set, of which any part may be scored.
         unmatched: predictions without a reference.
         settings: what is counted.
         bootstrap: of the intervals.
@@ -73,6 +74,7 @@ class ObjectEvaluation:
     panoptic: dict[int, list[ObjectPairs]] = field(default_factory=dict)
     problems: tuple[CaseProblem, ...] = ()
     missing: tuple[str, ...] = ()
+    num_left_out: int = 0
     unmatched: tuple[str, ...] = ()
     settings: ObjectSettings = field(default_factory=ObjectSettings)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
@@ -172,5 +174,6 @@ def evaluate_objects(
     return replace(
         evaluation,
         missing=() if tolerates else tuple(missing),
+        num_left_out=len(missing) if files.is_dataset else 0,
         unmatched=tuple(key for key in files.predictions if key not in files.references),
     )

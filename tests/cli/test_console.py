@@ -27,6 +27,20 @@ def test_a_pipe_gets_no_bar(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_long_work_without_a_terminal_says_in_the_log_how_far_it_is(monkeypatch, caplog):
+    now = iter([0.0, 10.0, 31.0, 40.0, 92.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+
+    with caplog.at_level(logging.INFO), console.counting("reading cases", 6) as count:
+        for _ in range(4):
+            count()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "reading cases: 2 of 6, about 1.0 min left",
+        "reading cases: 4 of 6, about 0.8 min left",
+    ]
+
+
 def test_a_terminal_gets_a_bar_with_its_count(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(console, "console", Console(file=terminal, force_terminal=True, width=80))
