@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from medseg.cli.console import console, counting, print_shortcomings
 from medseg.cli.evaluate_objects import run_objects
 from medseg.cli.fused import fuse_folders
+from medseg.cli.references import lie_in_a_folder, write_references
 from medseg.cli.scored_predictors import Predicted, predict_to_score, predicts
 from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
@@ -33,6 +34,8 @@ def run(cfg: DictConfig) -> int:
     bundle = _bundle(cfg)
     labels = _labels(cfg, bundle)
     folders = _folders(cfg)
+    if not lie_in_a_folder(cfg):
+        cfg.references = str(write_references(cfg))
     predicted = _predict(cfg)
     for name, folder in predicted.folders.items():
         if name in folders:
@@ -56,10 +59,10 @@ def _predict(cfg: DictConfig) -> Predicted:
             raise ConfigError("references", "has no value", "set it with references=<folder>")
         return Predicted({})
     images = cfg.source.get("folder")
-    if images is None:
+    if cfg.references is None and images is None:
         raise ConfigError("source.folder", "has no value", "set source.folder=<folder of images>")
     cfg.references = cfg.references or str(images)
-    cfg.images = cfg.images or str(images)
+    cfg.images = cfg.images or images
     return predict_to_score(cfg, reference_keys(cfg.references))
 
 

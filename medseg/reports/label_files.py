@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medseg.core.errors import InputError
 from medseg.core.labels import LabelSet
+from medseg.sources.class_masks import DERIVATIVES
 from medseg.sources.dataset_json import NAME as DATASET_JSON
 from medseg.sources.dataset_json import label_set, read_dataset_json
 from medseg.sources.image_files import file_key, image_files
@@ -138,9 +139,15 @@ def _existing(folder: str | Path, *, option: str) -> Path:
 
 
 def _no_label_maps(folder: Path, *, option: str) -> InputError:
+    remedy = f"set {option} to the folder that holds the files themselves"
+    if option == "references" and (folder / DERIVATIVES / "labels").is_dir():
+        remedy = (
+            f"for this BIDS folder leave out references, and set source=class_masks "
+            f"source.folder={folder} and source.masks, such as '{{1: seg-axon-manual}}'"
+        )
     return InputError(
         folder,
         "holds no label map (NIfTI, NRRD, MHA, PNG or TIFF)",
-        f"set {option} to the folder that holds the files themselves",
+        remedy,
         code="E_NO_IMAGES",
     )

@@ -23,7 +23,7 @@ from medseg.sources.read_rules import MAX_BYTES, ReadRules
 
 _log = logging.getLogger(__name__)
 
-_DERIVATIVES = "derivatives"
+DERIVATIVES = "derivatives"
 
 
 class ClassMasks:
@@ -55,14 +55,14 @@ class ClassMasks:
         folder = existing_folder(self.folder)
         files = image_files(find_files(folder))
         derived = {
-            (path.relative_to(folder / _DERIVATIVES / "labels").parent, file_key(path)): path
+            (path.relative_to(folder / DERIVATIVES / "labels").parent, file_key(path)): path
             for path in files
-            if path.is_relative_to(folder / _DERIVATIVES / "labels")
+            if path.is_relative_to(folder / DERIVATIVES / "labels")
         }
         cases = []
         for path in files:
             place = path.relative_to(folder)
-            if place.parts[0] == _DERIVATIVES:
+            if place.parts[0] == DERIVATIVES:
                 continue
             found = {
                 number: derived[place.parent, f"{file_key(path)}_{ending}"]

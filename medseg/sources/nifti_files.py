@@ -9,6 +9,7 @@ from typing import Literal
 from medseg.core.errors import InputError
 from medseg.core.identity import Case
 from medseg.core.protocols import SourceDescription
+from medseg.sources.class_masks import DERIVATIVES
 from medseg.sources.file_cases import file_case, sorted_cases
 from medseg.sources.image_files import find_files, image_files
 from medseg.sources.input_folder import existing_path
@@ -88,7 +89,11 @@ class NiftiFiles:
                     "<case>_image and <case>_label",
                     code="E_NO_LABELS",
                 )
-        return group_images(files, folder, num_channels=num_channels), []
+        # In a BIDS folder these are made from the images.
+        raw = [path for path in files if path.relative_to(folder).parts[0] != DERIVATIVES]
+        if raw and len(raw) < len(files):
+            _log.info("%s: %d files below it left out", folder / DERIVATIVES, len(files) - len(raw))
+        return group_images(raw or files, folder, num_channels=num_channels), []
 
 
 def no_images(folder: Path) -> InputError:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import object_cases
 import pytest
 
 from medseg.cli.commands import main
@@ -125,3 +126,47 @@ def test_parts_of_label_maps_are_scored_as_objects_where_that_is_wanted(tmp_path
     assert found["labels"]["lesion"]["num_references"] == 1
     assert found["labels"]["lesion"]["iou"]["0.50"]["accuracy"] == 0.5
     assert found["labels"]["lesion"]["iou"]["0.50"]["f1"] == pytest.approx(2 / 3)
+
+
+def test_the_rest_of_a_data_set_is_counted(tmp_path, capsys):
+    predictions = save(tmp_path / "p", a=BOX)
+    (tmp_path / "set").mkdir()
+    save(tmp_path / "set" / "images", a=BOX, b=BOX, c=BOX)
+    save(tmp_path / "set" / "labels", a=BOX, b=BOX, c=BOX)
+
+    options = [f"predictions={predictions}", f"references={tmp_path / 'set'}"]
+    code = main(["evaluate", *options, f"paths.output={tmp_path / 'out'}"])
+
+    assert code == 0
+    assert "2 other references of the data set have no prediction" in capsys.readouterr().out
+
+
+def test_a_mask_for_each_class_is_a_reference(tmp_path, capsys):
+    image = np.zeros((12, 10), np.uint8)
+    axon, myelin = image.copy(), image.copy()
+    axon[2:5, 2:5], axon[8:10, 2:5], myelin[1:6, 1:6] = 255, 255, 255
+    place = tmp_path / "bids" / "derivatives" / "labels" / "sub-1" / "micr"
+    object_cases.picture(tmp_path / "bids" / "sub-1" / "micr" / "a.png", image)
+    object_cases.picture(place / "a_axon.png", axon)
+    object_cases.picture(place / "a_myelin.png", myelin)
+    classes = np.where(axon > 0, 1, np.where(myelin > 0, 2, 0)).astype(np.uint8)
+    object_cases.picture(tmp_path / "p" / "a.png", classes)
+    options = [
+        "evaluate", f"predictions={tmp_path / 'p'}", "source=class_masks",
+        f"source.folder={tmp_path / 'bids'}", "source.masks={2: myelin, 1: axon}",
+        "instances_from=components", f"paths.output={tmp_path / 'out'}",
+        "labels={background: 0, axon: {id: 1, thing: true}, myelin: 2}",
+    ]  # fmt: skip
+
+    code = main(options)
+
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert code == 0
+    assert found["labels"]["axon"]["num_references"] == 2
+    assert found["labels"]["axon"]["pq"] == 1.0
+    assert found["panoptic"]["myelin"]["pq"] == 1.0
+    assert [path.name for path in (tmp_path / "out" / "references").iterdir()] == ["a.nii.gz"]
+
+    capsys.readouterr()
+    assert main([*options[:2], f"references={tmp_path / 'bids'}", *options[5:]]) == 1
+    assert "set source=class_masks source.folder=" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from medseg.core.components import components
 from medseg.core.errors import ConfigError, InputError, LabelError
 from medseg.core.labels import LabelSet
 from medseg.sources.class_masks import ClassMasks
+from medseg.sources.nifti_files import NiftiFiles
 
 MASKS = {2: "seg-myelin-manual", 1: "seg-axon-manual"}
 
@@ -67,6 +68,13 @@ def test_wrong_options_and_empty_folders_are_refused(tmp_path):
         ClassMasks(str(tmp_path), masks={})
     with pytest.raises(InputError, match=r"holds no image outside derivatives"):
         ClassMasks(str(tmp_path), masks=MASKS).cases()
+
+
+def test_prediction_takes_the_images_of_a_bids_folder_alone(tmp_path):
+    cases = NiftiFiles(str(bids(tmp_path))).cases()
+
+    assert [case.key for case in cases] == ["a", "b", "c"]
+    assert NiftiFiles(str(tmp_path / "derivatives")).cases()
 
 
 @pytest.mark.real_data
