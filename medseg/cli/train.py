@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -24,6 +25,7 @@ from medseg.cli.preparation import Preparation, prepare_data, reference_rule, ru
 from medseg.cli.results import show_next, show_results
 from medseg.cli.resuming import is_first_process, sole_use
 from medseg.cli.run_page import SAMPLES, write_page
+from medseg.cli.serving import TERMINATED
 from medseg.cli.starting import take_file, take_weights
 from medseg.config.build import build, build_all
 from medseg.config.check import load_config, refuse_dry_run
@@ -280,8 +282,12 @@ def train(*overrides: str) -> ModelBundle:
 
     Raises:
         MedsegError: the options do not fit, or the data cannot be used.
+        SystemExit: 143, a SIGTERM ended the training.
     """
     cfg = load_config("train", list(overrides))
     refuse_dry_run(cfg, command="train")
-    run(cfg)
+    try:
+        run(cfg)
+    except SIGTERMException as leaving:  # which names no exit code
+        raise SystemExit(TERMINATED) from leaving
     return ModelBundle.load(run_folder(cfg) / "bundle")

@@ -1,4 +1,5 @@
 import pytest
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import medseg
 from medseg.cli.train import run
@@ -21,3 +22,15 @@ def test_a_dry_run_has_no_bundle_to_give_back():
         medseg.train("+experiment=liver", "dry_run=true")
     with pytest.raises(MedsegError, match=r'dry_run: is true.*load_config\("predict"'):
         medseg.predict("bundle", "images", output="out", overrides=["dry_run=true"])
+
+
+def test_a_training_from_python_that_sigterm_ends_does_not_end_as_if_it_had_worked(monkeypatch):
+    def stop(cfg):
+        raise SIGTERMException
+
+    monkeypatch.setattr("medseg.cli.train.run", stop)
+
+    with pytest.raises(SystemExit) as leaving:
+        medseg.train("+experiment=liver")
+
+    assert leaving.value.code == 143
