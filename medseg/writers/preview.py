@@ -1,4 +1,5 @@
-"""A picture of a result for the eye: three planes of the image with the outlines of its classes.
+"""A picture of a result for the eye: three planes of the image with the outlines of its classes or
+objects.
 
 Not for diagnosis: the window is a guess and most slices are not shown.
 """
@@ -18,7 +19,15 @@ from medseg.core.atomic import atomic_path
 from medseg.core.errors import ConfigError
 from medseg.core.identity import Case
 from medseg.core.labels import Label
-from medseg.core.segmentation import LabelMap, ProbabilityMap
+from medseg.core.protocols import ResultKind
+from medseg.core.segmentation import (
+    LabelMap,
+    ProbabilityMap,
+    Result,
+    UncertaintyMap,
+    class_map,
+    instances_of,
+)
 from medseg.core.volume import Volume
 from medseg.writers.names import PREVIEW, output_path
 
@@ -33,6 +42,7 @@ _CT_WINDOW_HU = (-160.0, 240.0)
 class PreviewWriter:
     """Writes `<case key>_preview.png`: a transverse, a coronal and a sagittal slice.
 
+    Each object of a result that tells them apart has an outline of its own, in its class's colour.
     An image of one slice is shown in its own plane alone.
     The slices are those that show most of the classes, the middle ones if the result is empty.
     Pixels are square in millimetres; the patient's right is on the left of the picture. Equal
@@ -60,15 +70,19 @@ class PreviewWriter:
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ConfigError("window", f"is {self.window}", "give the lower value first")
 
-    def write(self, result: LabelMap | ProbabilityMap, case: Case, *, folder: Path) -> list[Path]:
+    @property
+    def takes(self) -> tuple[ResultKind, ...]:
+        return ("label_map", "instances")
+
+    def write(self, result: Result, case: Case, *, folder: Path) -> list[Path]:
         path = output_path(folder, case, f"{PREVIEW}.png")
         image = case.read_image().reoriented("RAS")
-        labels = _likeliest(result).reoriented("RAS")
+        labels, parts = (one.reoriented("RAS") for one in _classes_and_parts(result))
         low, high = self.window or _window(image)
         grey = np.clip((image.array[0].astype(np.float32) - low) / (high - low), 0, 1) * 255
         present = [
             label
-            for label in (result.labels.foreground if result.labels else _numbered(labels))
+            for label in (labels.labels.foreground if labels.labels else _numbered(labels))
             if (labels.array == label.class_id).any()
         ]
         extent_mm = np.multiply(labels.geometry.shape, labels.geometry.spacing_mm)
@@ -76,7 +90,7 @@ class PreviewWriter:
         axes = flat if len(flat) == 1 else _AXES
         scale = self.height / float(max(extent_mm[1 if axis == 2 else 2] for axis in axes))
         planes = [
-            self._plane(grey, labels, axis, position, present, scale)
+            self._plane(grey, labels, parts.array, axis, position, present, scale)
             for axis, position in zip(_AXES, _positions(labels, present), strict=True)
             if axis in axes
         ]
@@ -88,12 +102,13 @@ class PreviewWriter:
         self,
         grey: NDArray[np.float32],
         labels: LabelMap,
+        parts: NDArray[Any],
         axis: int,
         position: int,
         present: list[Label],
         scale: float,
     ) -> Image.Image:
-        """One plane at `scale` pixels per millimetre."""
+        """One plane at `scale` pixels per millimetre; `parts` are outlined one by one."""
         across, up = [other for other in range(3) if other != axis]
         spacing = labels.geometry.spacing_mm
         plane = _as_picture(grey, axis, position)
@@ -103,20 +118,28 @@ class PreviewWriter:
             max(1, round(plane.shape[0] * spacing[up] * scale)),
         )
         picture = Image.fromarray(plane.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+        rims = _rims(_enlarged(_as_picture(parts, axis, position), size))
         pixels = np.repeat(np.asarray(picture, np.float32)[..., None], 3, axis=2)
         for label in present:
-            mask = Image.fromarray(np.uint8(numbers == label.class_id) * 255)
-            inside = np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 0
+            inside = _enlarged(numbers == label.class_id, size)
             colour = np.array(label.rgb, np.float32)
             pixels[inside] += self.opacity * (colour - pixels[inside])
-            pixels[_outline(inside)] = colour
+            pixels[inside & rims] = colour
         return Image.fromarray(pixels.round().astype(np.uint8))
 
 
-def _likeliest(result: LabelMap | ProbabilityMap) -> LabelMap:
+def _classes_and_parts(result: Result) -> tuple[LabelMap, LabelMap]:
+    """The class of each voxel, and the number of what is outlined as one: a class or an object."""
+    assert not isinstance(result, UncertaintyMap)  # see `takes`
+    if isinstance(result, ProbabilityMap):
+        result = LabelMap(result.array.argmax(axis=0), result.geometry, result.labels)
+    classes = class_map(result)
     if isinstance(result, LabelMap):
-        return result
-    return LabelMap(result.array.argmax(axis=0), result.geometry, result.labels)
+        return classes, classes
+    objects = instances_of(result).array.astype(np.int32)
+    highest = int(classes.array.max(initial=0))
+    parts = np.where(objects > 0, objects + highest, classes.array)
+    return classes, LabelMap(parts, classes.geometry)
 
 
 def _numbered(labels: LabelMap) -> list[Label]:
@@ -154,12 +177,21 @@ def _as_picture(volume: NDArray[Any], axis: int, position: int) -> NDArray[Any]:
     return np.asarray(volume.take(position, axis).T[::-1, ::-1])
 
 
-def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a region with a neighbour outside it."""
-    padded = np.pad(inside, 1)
+def _enlarged(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """A plane with (width, height) pixels, each with the value of the nearest voxel."""
+    rows, columns = (
+        ((np.arange(count) + 0.5) * extent / count).astype(np.intp)
+        for count, extent in zip(reversed(size), plane.shape, strict=True)
+    )
+    return np.asarray(plane[np.ix_(rows, columns)])
+
+
+def _rims(parts: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels with a neighbour in another part; beyond the plane is none."""
+    padded = np.pad(parts, 1, constant_values=-1)
     middle = padded[1:-1, 1:-1]
-    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return np.asarray(middle & ~core)
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    return np.logical_or.reduce([other != middle for other in neighbours])
 
 
 def _joined(planes: list[Image.Image], present: list[Label]) -> Image.Image:

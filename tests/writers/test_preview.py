@@ -8,7 +8,7 @@ from PIL import Image
 from medseg.core.errors import ConfigError
 from medseg.core.identity import Case
 from medseg.core.labels import Label, LabelSet
-from medseg.core.segmentation import LabelMap
+from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap
 from medseg.writers.preview import PreviewWriter
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -93,3 +93,25 @@ def test_an_empty_result_shows_the_image(tmp_path):
 def test_numbers_out_of_range_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         PreviewWriter(**options)
+
+
+@pytest.mark.parametrize("is_panoptic", [False, True])
+def test_objects_that_touch_are_outlined_one_by_one(tmp_path, is_panoptic):
+    """Two squares side by side, 4 pixels for each voxel; stuff around them if panoptic."""
+    grid = phantoms.grid(orientation="RAS", shape=(16, 16, 1), spacing_mm=(1.0, 1.0, 1.0))
+    numbers = np.zeros((16, 16, 1), np.uint8)
+    numbers[4:8, 4:12], numbers[8:12, 4:12] = 1, 2
+    result = InstanceSet(
+        numbers[None], grid, np.array([2, 2], np.int32), np.ones(2, np.float32), LABELS
+    )
+    if is_panoptic:
+        classes = np.where(numbers > 0, 2, 1).astype(np.uint8)
+        result = PanopticMap(LabelMap(classes, grid, LABELS), result)
+    case = Case("case_5", lambda: phantoms.ct_of(LabelMap(numbers, grid)))
+
+    (path,) = PreviewWriter(height=64).write(result, case, folder=tmp_path)
+
+    pixels = np.asarray(Image.open(path)).astype(int)[:64]
+    row = (pixels[32] == GREEN).all(axis=-1)  # through the middle of both
+    assert np.flatnonzero(row).tolist() == [16, 31, 32, 47]
+    assert bool((pixels == RED).all(axis=-1).any()) == is_panoptic
