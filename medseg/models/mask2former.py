@@ -16,7 +16,7 @@ from medseg.models.detection.maps import covered_by, on_the_image
 from medseg.models.detection.masks import detections_from_maps
 from medseg.models.detection.middles import middle_loss
 from medseg.models.detection.objects import Detections, Objects, Output
-from medseg.models.detection.options import require_at_least
+from medseg.models.detection.options import require_at_least, require_sizes
 from medseg.models.detection.pyramid import PyramidEncoder, Sizes, finest_stride_for
 from medseg.models.detection.queries import DecoderLayer, wave_places
 from medseg.models.detection.starts import Placement, QueryStarts, Starts, placement
@@ -112,6 +112,7 @@ class Mask2Former(nn.Module):
         initialisation: Initialisation = "he",
     ) -> None:
         super().__init__()
+        require_sizes(spatial_dims, object_sizes)
         require_at_least(
             1,
             pyramid_channels=pyramid_channels,
@@ -131,7 +132,9 @@ class Mask2Former(nn.Module):
             base_channels=base_channels,
             channels=width,
             strides=strides,
-            finest_stride=finest_stride or finest_stride_for(object_sizes, spatial_dims, usual=2),
+            finest_stride=finest_stride_for(object_sizes, spatial_dims, usual=2)
+            if finest_stride is None
+            else finest_stride,
             norm=norm,
             activation=activation,
         )

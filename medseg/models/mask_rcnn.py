@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from medseg.core.errors import ConfigError
 from medseg.models.blocks import Activation, Initialisation, Norm, conv, initialise
 from medseg.models.detection.anchors import NUM_ANCHORS, plan_anchors
+from medseg.models.detection.box_head import BoxHead
 from medseg.models.detection.boxes import as_strict_in, clip, decode, encode
 from medseg.models.detection.dense import classes_of, dense_loss
-from medseg.models.detection.levels import pooled_from_levels
+from medseg.models.detection.levels import BoxLevels
 from medseg.models.detection.maps import covered_by
-from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
+from medseg.models.detection.mask_head import MaskHead, mask_cells, mask_grids
+from medseg.models.detection.masks import detections_from_cells
 from medseg.models.detection.matching import centre_is_known, match_by_overlap, sampled
 from medseg.models.detection.nms import nms
 from medseg.models.detection.objects import Detections, Objects, Output
-from medseg.models.detection.options import require_at_least, require_share
+from medseg.models.detection.options import require_at_least, require_share, require_sizes
 from medseg.models.detection.pyramid import PyramidEncoder, Sizes, UNetPyramid, finest_stride_for
-from medseg.models.detection.roi_heads import BoxHead, MaskHead, mask_cells_in_3d
 from medseg.models.detection.rpn import RegionProposals
 from medseg.models.resnet import Depth
 from medseg.models.strides import Strides, scaled
@@ -70,13 +71,11 @@ class MaskRCNN(nn.Module):
 
     Attributes:
         stride: see `medseg.models.detection.objects.Detector`.
-        gives_classes: whether logits of the classes of voxels are among the outputs in evaluation
-            too; set by networks that are made of this one.
 
     Shapes:
         image (N, in_channels, *S), any S, to "features", "rpn_logits" and "rpn_deltas", lists of
-        tensors, and in training with `dense_weight` to "semantic" (N, out_channels, *L); `losses`
-        and `detect` run the second stage on them.
+        tensors, and with `dense_weight` to "semantic" (N, out_channels, *L); `losses` and `detect`
+        run the second stage on them.
 
     Source: He et al. 2017, ICCV; Ren et al. 2015, NIPS; Lin et al. 2017, CVPR 936; for the dense
         loss Jaeger et al. 2020, PMLR 116:171.
@@ -111,6 +110,7 @@ class MaskRCNN(nn.Module):
         initialisation: Initialisation = "he",
     ) -> None:
         super().__init__()
+        require_sizes(spatial_dims, object_sizes)
         require_at_least(1, pyramid_channels=pyramid_channels, num_anchors=num_anchors)
         require_at_least(1, num_samples=num_samples, max_proposals=max_proposals)
         require_at_least(0, mask_layers=mask_layers, dense_weight=dense_weight)
@@ -155,7 +155,9 @@ class MaskRCNN(nn.Module):
                 base_channels=base_channels,
                 channels=width,
                 strides=strides,
-                finest_stride=finest_stride or finest_stride_for(object_sizes, spatial_dims),
+                finest_stride=finest_stride_for(object_sizes, spatial_dims)
+                if finest_stride is None
+                else finest_stride,
                 norm=norm,
                 activation=activation,
             )
@@ -168,28 +170,31 @@ class MaskRCNN(nn.Module):
             activation=activation,
         )
         self.pyramid.smooth_only(self.proposals.anchors.levels)
-        self.box_size = (7,) * 2 if spatial_dims == 2 else (5,) * 3
-        self.mask_size = (14,) * 2 if spatial_dims == 2 else mask_cells_in_3d(object_sizes)
+        chosen = self.proposals.anchors.levels
+        self.levels = BoxLevels(chosen, tuple(tuple(self.pyramid.level_strides[n]) for n in chosen))
         self.boxes = BoxHead(
             width,
             out_channels,
-            cells=self.box_size,
+            cells=(7,) * 2 if spatial_dims == 2 else (5,) * 3,
             hidden=scaled(1024, base_channels),
             activation=activation,
         )
+        self.dense_weight = dense_weight
+        self.dense: nn.Module | None = None
+        class_stride: Sequence[int] | None = (1,) * spatial_dims if dense_weight else None
+        if dense_weight and backbone == "resnet":
+            self.dense = conv(spatial_dims, width, out_channels, kernel_size=(1,) * spatial_dims)
+            class_stride = self.levels.strides[0]
         self.masks = MaskHead(
-            spatial_dims,
             width,
             out_channels,
+            levels=self.levels,
+            cells=mask_cells(spatial_dims, object_sizes),
             num_layers=mask_layers,
+            class_stride=class_stride,
             norm=norm,
             activation=activation,
         )
-        self.dense_weight = dense_weight
-        self.gives_classes = False
-        self.dense: nn.Module | None = None
-        if dense_weight and backbone == "resnet":
-            self.dense = conv(spatial_dims, width, out_channels, kernel_size=(1,) * spatial_dims)
         self.stride = self.pyramid.stride
         self.min_size = (1,) * spatial_dims
         initialise(self, initialisation, negative_slope=0.0)
@@ -197,14 +202,13 @@ class MaskRCNN(nn.Module):
         self.boxes.reset_outputs()
 
     def forward(self, image: Tensor) -> dict[str, Output]:
-        wants_classes = self.training or self.gives_classes
         classes: Tensor | None = None
         if isinstance(self.pyramid, UNetPyramid):
-            levels, classes = self.pyramid(image, with_logits=wants_classes)
+            levels, classes = self.pyramid(image)
         else:
             levels = self.pyramid(image)
-            if self.dense is not None and wants_classes:
-                classes = self.dense(levels[self.proposals.anchors.levels[0]])
+            if self.dense is not None:
+                classes = self.dense(levels[self.levels.indices[0]])
         logits, deltas = self.proposals(levels)
         outputs = {"features": levels, "rpn_logits": logits, "rpn_deltas": deltas}
         if classes is not None:
@@ -233,7 +237,7 @@ class MaskRCNN(nn.Module):
             chosen, match = self._sample(boxes, reference, known)
             rois.append(chosen)
             matches.append(match)
-        scores, shifts = self.boxes(self._pooled(levels, rois, self.box_size))
+        scores, shifts = self.boxes(self.levels.pooled(levels, rois, self.boxes.cells))
         classes = torch.cat(
             [_class_of(match, reference) for match, reference in zip(matches, objects, strict=True)]
         )
@@ -249,10 +253,12 @@ class MaskRCNN(nn.Module):
         terms["score"] = F.cross_entropy(scores, classes, reduction="sum") / count
         targets = encode(wanted[ups], together[ups]) / self._box_scale(together)
         terms["box"] = F.smooth_l1_loss(shifts[ups], targets, reduction="sum") / count
-        terms["mask"] = self._mask_loss(levels, rois, matches, objects)
-        if self.dense_weight:
-            classes_of_voxels = cast(Tensor, outputs["semantic"]).float()
-            terms["dense"] = self.dense_weight * dense_loss(classes_of_voxels, semantic)
+        class_logits = self._class_logits(outputs)
+        terms["mask"] = self.masks.loss(
+            levels, class_logits, rois=rois, matches=matches, objects=objects
+        )
+        if class_logits is not None:
+            terms["dense"] = self.dense_weight * dense_loss(class_logits, semantic)
         return terms
 
     @torch.no_grad()
@@ -272,7 +278,7 @@ class MaskRCNN(nn.Module):
             max_candidates=max(self.max_proposals, max_objects),
             max_proposals=max(self.max_proposals, max_objects),
         )
-        scores, shifts = self.boxes(self._pooled(levels, proposals, self.box_size))
+        scores, shifts = self.boxes(self.levels.pooled(levels, proposals, self.boxes.cells))
         probabilities = scores.softmax(1)
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
         start = 0
@@ -281,12 +287,16 @@ class MaskRCNN(nn.Module):
             start += len(boxes)
             moved = clip(decode(shifts[of_image] * self._box_scale(boxes), boxes), shape)
             rows.append(self._best(moved, probabilities[of_image], max_objects, min_score))
-        found = [boxes for boxes, _, _ in rows]
-        cells = self._mask_cells(levels, found, torch.cat([classes for *_, classes in rows]))
-        pieces = cells.split([len(boxes) for boxes in found])
+        grids = mask_grids([boxes for boxes, _, _ in rows])
+        cells = self.masks.probabilities(
+            levels,
+            self._class_logits(outputs),
+            grids=grids,
+            classes=[classes for *_, classes in rows],
+        )
         return [
-            detections_from_cells(boxes, values, classes, part, shape=shape)
-            for (boxes, values, classes), part in zip(rows, pieces, strict=True)
+            detections_from_cells(boxes, values, classes, part, grids=grid, shape=shape)
+            for (boxes, values, classes), part, grid in zip(rows, cells, grids, strict=True)
         ]
 
     def semantic_logits(self, outputs: dict[str, Output], *, shape: Sequence[int]) -> Tensor | None:
@@ -317,74 +327,14 @@ class MaskRCNN(nn.Module):
         chosen = torch.cat((ups, downs))
         return candidates[chosen], match[chosen]
 
-    def _pooled(
-        self, levels: Sequence[Tensor], boxes: Sequence[Tensor], size: tuple[int, ...]
-    ) -> Tensor:
-        return pooled_from_levels(
-            [levels[n] for n in self.proposals.anchors.levels],
-            boxes,
-            output_size=size,
-            strides=[self.pyramid.level_strides[n] for n in self.proposals.anchors.levels],
-        )
-
-    def _mask_loss(
-        self,
-        levels: Sequence[Tensor],
-        rois: Sequence[Tensor],
-        matches: Sequence[Tensor],
-        objects: Sequence[Objects],
-    ) -> Tensor:
-        """Cross entropy of the masks of boxes with an object, in the channel of its class."""
-        inside = [match >= 0 for match in matches]
-        boxes = [rows[keep] for rows, keep in zip(rois, inside, strict=True)]
-        logits = self.masks(self._pooled(levels, boxes, self.mask_size)).float()
-        size = tuple(logits.shape[2:])
-        targets = torch.cat(
-            [
-                masks_in_boxes(reference.masks, match[keep], rows, output_size=size)
-                for reference, match, keep, rows in zip(
-                    objects, matches, inside, boxes, strict=True
-                )
-            ]
-        )
-        classes = torch.cat(
-            [
-                reference.classes[match[keep]]
-                for reference, match, keep in zip(objects, matches, inside, strict=True)
-            ]
-        )
-        chosen = logits[torch.arange(len(classes), device=classes.device), classes - 1]
-        loss = F.binary_cross_entropy_with_logits(
-            chosen, (targets >= 0.5).to(chosen.dtype), reduction="sum"
-        )
-        return loss / max(1, chosen.numel())
-
-    def _mask_cells(
-        self, levels: Sequence[Tensor], boxes: Sequence[Tensor], classes: Tensor
-    ) -> Tensor:
-        """Mask probabilities (n, *cells) of all images' boxes, some boxes at a time."""
-        size = tuple(2 * n for n in self.mask_size)
-        parts = []
-        start = 0
-        for n, rows in enumerate(boxes):
-            of_image = [level[n : n + 1] for level in levels]
-            for chunk in rows.split(MASKS_AT_ONCE):
-                own = classes[start : start + len(chunk)]
-                start += len(chunk)
-                logits = self.masks(self._pooled(of_image, [chunk], self.mask_size)).float()
-                parts.append(logits[torch.arange(len(own), device=own.device), own - 1].sigmoid())
-        if not parts:
-            return torch.zeros(0, *size, device=levels[0].device)
-        return torch.cat(parts)
+    def _class_logits(self, outputs: dict[str, Output]) -> Tensor | None:
+        """What the dense loss teaches, None without one."""
+        return cast(Tensor, outputs["semantic"]).float() if self.dense_weight else None
 
     def _box_scale(self, boxes: Tensor) -> Tensor:
         shift, ratio = BOX_SCALE
         dims = self.spatial_dims
         return torch.tensor([shift] * dims + [ratio] * dims, device=boxes.device)
-
-
-MASKS_AT_ONCE = 128
-"""Boxes whose masks are computed together in prediction, which bounds memory."""
 
 
 def _class_of(match: Tensor, reference: Objects) -> Tensor:

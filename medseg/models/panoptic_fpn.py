@@ -110,7 +110,6 @@ class PanopticFPN(nn.Module):
             activation=activation,
             initialisation=initialisation,
         )
-        self.instances.gives_classes = True
         pyramid = self.instances.pyramid
         self.semantic: SemanticBranch | None = None
         if isinstance(pyramid, PyramidEncoder):

@@ -149,12 +149,11 @@ class UNet(nn.Module):
         self.heads = nn.ModuleList(heads[::-1])  # finest first
         initialise(self, initialisation)
 
-    def features(self, image: Tensor, *, finest: int = 0) -> list[Tensor]:
+    def features(self, image: Tensor) -> list[Tensor]:
         """What the decoder has at each resolution, finest first: (N, channels[n], S / stride).
 
         Args:
             image: (N, in_channels, *S).
-            finest: the first resolution that is wanted; finer ones are not computed.
         """
         require_extents(image.shape[2:], min_size=self.min_size, multiple_of=self.stride)
         skips = []
@@ -163,7 +162,7 @@ class UNet(nn.Module):
             x = stage(x)  # (N, channels[n], S / stride so far)
             skips.append(x)
         found = [x]
-        wanted = skips[finest:-1][::-1]
+        wanted = skips[:-1][::-1]
         for skip, up, stage in zip(wanted, self.ups, self.decoder, strict=False):
             x = stage(concatenate(skip, up(x)))  # (N, channels[level], ...)
             found.append(x)

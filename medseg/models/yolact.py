@@ -24,7 +24,7 @@ from medseg.models.detection.masks import detections_from_maps
 from medseg.models.detection.matching import match_adaptively, match_by_overlap
 from medseg.models.detection.nms import fast_nms
 from medseg.models.detection.objects import Detections, Objects, Output
-from medseg.models.detection.options import require_at_least, require_share
+from medseg.models.detection.options import require_at_least, require_share, require_sizes
 from medseg.models.detection.pyramid import (
     PyramidEncoder,
     Sizes,
@@ -108,6 +108,7 @@ class Yolact(nn.Module):
         initialisation: Initialisation = "he",
     ) -> None:
         super().__init__()
+        require_sizes(spatial_dims, object_sizes)
         require_at_least(
             1,
             pyramid_channels=pyramid_channels,
@@ -127,7 +128,9 @@ class Yolact(nn.Module):
             base_channels=base_channels,
             channels=width,
             strides=strides,
-            finest_stride=finest_stride or finest_stride_for(object_sizes, spatial_dims),
+            finest_stride=finest_stride_for(object_sizes, spatial_dims)
+            if finest_stride is None
+            else finest_stride,
             norm=norm,
             activation=activation,
         )

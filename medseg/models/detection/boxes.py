@@ -66,6 +66,13 @@ def clip(boxes: Tensor, shape: Sequence[int]) -> Tensor:
     return boxes.clamp_min(0).minimum(limits)
 
 
+def widened_by(boxes: Tensor, share: float) -> Tensor:
+    """Boxes that reach further on every side by a share of their extent."""
+    dims = boxes.shape[1] // 2
+    reach = share * (boxes[:, dims:] - boxes[:, :dims])
+    return torch.cat((boxes[:, :dims] - reach, boxes[:, dims:] + reach), 1)
+
+
 def _centres(boxes: Tensor, dims: int) -> Tensor:
     return (boxes[:, :dims] + boxes[:, dims:]) / 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,29 +27,37 @@ def level_of(boxes: Tensor, strides: Sequence[Sequence[int]]) -> Tensor:
     return cells.abs().argmin(1)
 
 
-def pooled_from_levels(
-    levels: Sequence[Tensor],
-    boxes: Sequence[Tensor],
-    *,
-    output_size: Sequence[int],
-    strides: Sequence[Sequence[int]],
-) -> Tensor:
-    """RoIAlign of each box on its level: (sum of n, C, *output_size), in the order of the boxes.
+@dataclass(frozen=True)
+class BoxLevels:
+    """The levels of a pyramid that boxes are read from.
 
     Args:
-        levels: (N, C, *L) each.
-        boxes: for each image (n, 2 * dims) in voxels of the image.
-        output_size: cells along each axis.
-        strides: of the levels.
+        indices: of these levels in the pyramid.
+        strides: of these levels.
     """
-    together = torch.cat(list(boxes))
-    owner = level_of(together, strides)
-    places, cells = [], []
-    counts = [len(rows) for rows in boxes]
-    for n, (level, stride) in enumerate(zip(levels, strides, strict=True)):
-        own = owner == n
-        chosen = [rows[keep] for rows, keep in zip(boxes, own.split(counts), strict=True)]
-        places.append(own.nonzero()[:, 0])
-        cells.append(roi_align(level, chosen, output_size=output_size, stride=stride))
-    gathered = torch.cat(cells)
-    return gathered[torch.argsort(torch.cat(places))]
+
+    indices: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+
+    def pooled(
+        self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor], output_size: Sequence[int]
+    ) -> Tensor:
+        """RoIAlign of each box on the level that suits its size, in the order of the boxes:
+        (sum of n, C, *output_size).
+
+        Args:
+            pyramid: (N, C, *L) each.
+            boxes: for each image (n, 2 * dims) in voxels of the image.
+            output_size: cells along each axis.
+        """
+        together = torch.cat(list(boxes))
+        owner = level_of(together, self.strides)
+        places, cells = [], []
+        counts = [len(rows) for rows in boxes]
+        for n, (index, stride) in enumerate(zip(self.indices, self.strides, strict=True)):
+            own = owner == n
+            chosen = [rows[keep] for rows, keep in zip(boxes, own.split(counts), strict=True)]
+            places.append(own.nonzero()[:, 0])
+            cells.append(roi_align(pyramid[index], chosen, output_size=output_size, stride=stride))
+        gathered = torch.cat(cells)
+        return gathered[torch.argsort(torch.cat(places))]

@@ -55,25 +55,32 @@ def masks_in_boxes(
 
 
 def detections_from_cells(
-    boxes: Tensor, scores: Tensor, classes: Tensor, cells: Tensor, *, shape: Sequence[int]
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    cells: Tensor,
+    *,
+    grids: Tensor,
+    shape: Sequence[int],
 ) -> Detections:
-    """Detections whose masks are given on a grid laid into each box.
+    """Detections whose masks are given on a grid of cells each.
 
     Args:
         boxes: (n, 2 * dims) within the image.
         scores, classes: (n,).
         cells: (n, *m) mask probabilities.
+        grids: the box that each one's cells divide, (n, 2 * dims).
         shape: extents of the image.
     """
     corners, pieces, kept = [], [], []
     dims = len(shape)
     limits = torch.tensor(list(shape), device=boxes.device)
-    lower = boxes[:, :dims].floor().long().clamp_min(0)
-    upper = torch.minimum(boxes[:, dims:].ceil().long(), limits)
+    lower = grids[:, :dims].floor().long().clamp_min(0)
+    upper = torch.minimum(grids[:, dims:].ceil().long(), limits)
     for n, (low, high) in enumerate(zip(lower.tolist(), upper.tolist(), strict=True)):
         if any(b <= a for a, b in zip(low, high, strict=True)):
             continue
-        mask = _pasted(cells[n], boxes[n], low, high) >= THRESHOLD
+        mask = _pasted(cells[n], grids[n], low, high) >= THRESHOLD
         trimmed = _trimmed(mask, low)
         if trimmed is not None:
             corners.append(trimmed[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from medseg.core.errors import ConfigError
 
@@ -19,3 +20,14 @@ def require_share(**options: float) -> None:
     for name, value in options.items():
         if not (math.isfinite(value) and 0 <= value <= 1):
             raise ConfigError(f"model.{name}", f"is {value:g}", "use 0 to 1")
+
+
+def require_sizes(spatial_dims: int, object_sizes: Sequence[Sequence[float]] | None) -> None:
+    """Raises ConfigError unless all sizes of objects have a positive number for each axis."""
+    for row in object_sizes or ():
+        if len(row) != spatial_dims or not all(0 < extent < math.inf for extent in row):
+            raise ConfigError(
+                "model.object_sizes",
+                f"has {list(row)}",
+                f"give {spatial_dims} numbers of voxels above 0 for each size",
+            )

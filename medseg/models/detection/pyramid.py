@@ -133,7 +133,7 @@ class UNetPyramid(nn.Module):
 
     Shapes:
         image (N, in_channels, *S), any S, to a list of (N, channels, *S / level stride, rounded up)
-        and the logits (N, out_channels, *S), None where they are not wanted.
+        and the logits (N, out_channels, *S).
 
     Source: Jaeger et al. 2020, PMLR 116:171 (Retina U-Net).
     """
@@ -181,20 +181,14 @@ class UNetPyramid(nn.Module):
             if n not in levels:
                 self.lateral[n] = nn.Identity()
 
-    def forward(
-        self, image: Tensor, *, with_logits: bool = True
-    ) -> tuple[list[Tensor], Tensor | None]:
+    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         shape = image.shape[2:]
-        first = 0 if with_logits else 1
-        found = self.network.features(padded(image, self.stride), finest=first)
+        found = self.network.features(padded(image, self.stride))
         levels = [
             crop(layer(x), [-(-extent // step) for extent, step in zip(shape, stride, strict=True)])
-            for layer, x, stride in zip(
-                self.lateral, found[1 - first :], self.level_strides, strict=True
-            )
+            for layer, x, stride in zip(self.lateral, found[1:], self.level_strides, strict=True)
         ]
-        logits = crop(cast(Tensor, self.network.logits(found)), shape) if with_logits else None
-        return levels, logits
+        return levels, crop(cast(Tensor, self.network.logits(found)), shape)
 
 
 def with_finest_stride(

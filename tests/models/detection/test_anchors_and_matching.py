@@ -7,8 +7,9 @@ from torch import nn
 from medseg.core.errors import ConfigError
 from medseg.models.detection import matching
 from medseg.models.detection.anchors import grid_anchors, plan_anchors
-from medseg.models.detection.boxes import as_strict_in, clip, decode, encode, iou
+from medseg.models.detection.boxes import as_strict_in, clip, decode, encode, iou, widened_by
 from medseg.models.detection.levels import level_of
+from medseg.models.detection.mask_head import mask_cells
 from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
 from medseg.models.detection.matching import (
     centre_is_known,
@@ -21,7 +22,6 @@ from medseg.models.detection.pyramid import (
     finest_stride_for,
     with_finest_stride,
 )
-from medseg.models.detection.roi_heads import mask_cells_in_3d
 
 STRIDES = [(4, 4), (8, 8), (16, 16), (32, 32)]
 
@@ -157,11 +157,30 @@ def test_a_mask_read_in_a_box_and_put_back_is_the_mask(dims):
     box = torch.tensor([[2.4] * dims + [20.1] * dims])
 
     cells = masks_in_boxes(disc[None], torch.tensor([0]), box, output_size=(28,) * dims)
-    found = detections_from_cells(box, torch.tensor([0.9]), torch.tensor([1]), cells, shape=shape)
+    found = detections_from_cells(
+        box, torch.tensor([0.9]), torch.tensor([1]), cells, grids=box, shape=shape
+    )
 
     mask = found.mask(0, shape)
     assert float((mask & disc).sum() / (mask | disc).sum()) > 0.95
     assert masks_in_boxes(disc[None], torch.zeros(0).long(), box[:0], output_size=(4,) * dims).shape
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_mask_may_reach_beyond_a_box_that_is_too_small(dims):
+    shape = (24,) * dims
+    square = torch.zeros(shape, dtype=torch.bool)
+    square[(slice(0, 12),) * dims] = True
+    box = torch.tensor([[1.0] * dims + [11.0] * dims])
+    grid = widened_by(box, 0.25)  # from -1.5 to 13.5
+
+    cells = masks_in_boxes(square[None], torch.tensor([0]), grid, output_size=(30,) * dims)
+    found = detections_from_cells(
+        box, torch.tensor([0.9]), torch.tensor([1]), cells, grids=grid, shape=shape
+    )
+
+    assert torch.equal(found.mask(0, shape), square)
+    assert torch.equal(found.boxes, box)
 
 
 def test_masks_outside_the_image_are_empty():
@@ -200,9 +219,9 @@ def test_an_iou_is_as_strict_in_3d_as_in_2d(iou_2d):
 
 
 def test_masks_in_3d_are_as_fine_as_large_objects():
-    assert mask_cells_in_3d(None) == (10, 10, 10)
-    assert mask_cells_in_3d([[12.0, 14.0, 3.0]]) == (6, 7, 4)
-    assert mask_cells_in_3d([[12.0, 90.0, 8.0]] * 3 + [[99.0, 99.0, 99.0]]) == (10, 10, 10)
+    assert mask_cells(3, None) == (10, 10, 10)
+    assert mask_cells(3, [[12.0, 14.0, 3.0]]) == (6, 7, 4)
+    assert mask_cells(3, [[12.0, 90.0, 8.0]] * 3 + [[99.0, 99.0, 99.0]]) == (10, 10, 10)
 
 
 def test_small_objects_get_a_finer_level():

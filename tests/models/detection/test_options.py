@@ -31,3 +31,16 @@ def test_an_option_out_of_range_is_named_with_its_range(name, option, value):
         ConfigError, match=rf"model\.{option}: is {value:g}; use [01] (or more|to 1)"
     ):
         small_network(name, 2, **{option: value})
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "yolact", "mask2former", "panoptic_fpn"])
+@pytest.mark.parametrize("sizes", [[[0, 4]], [[4.0]], [[4, 4, 4]], [[4, 4], [-1, 4]]])
+def test_sizes_that_no_object_has_are_refused(name, sizes):
+    with pytest.raises(ConfigError, match=r"model\.object_sizes: has \[.*give 2 numbers"):
+        small_network(name, 2, object_sizes=sizes)
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "yolact", "mask2former", "panoptic_fpn"])
+def test_a_finest_stride_without_axes_is_refused(name):
+    with pytest.raises(ConfigError, match=r"model\.finest_stride: is \[\]"):
+        small_network(name, 2, finest_stride=[])

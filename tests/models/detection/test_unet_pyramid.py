@@ -60,11 +60,8 @@ def test_every_parameter_learns_and_objects_are_found(dims, name, light_finest):
         found = network.detect(outputs, shape=shape, min_score=0.0)
         logits = network.semantic_logits(outputs, shape=shape)
     assert all(len(part) for part in found)
-    if name == "mask_rcnn":
-        assert "semantic" not in outputs
-        assert logits is None
-    else:
-        assert logits.shape == (2, 3, *shape)
+    assert outputs["semantic"].shape == (2, 3, *shape)  # masks read it
+    assert (logits is None) == (name == "mask_rcnn")
 
 
 def test_a_u_net_that_learns_no_classes_is_refused():
@@ -79,15 +76,23 @@ def test_a_finest_stride_is_for_a_resnet():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_finest_resolution_is_left_out_where_no_class_is_wanted(dims):
+def test_masks_can_follow_the_classes_of_voxels(dims):
+    shape = (48, 40, 32)[:dims]
+    images, references = disc_images(1, shape, num_discs=2, radii=(6, 9), num_classes=2)
     network = network_of(dims).eval()
-    image = torch.randn(1, 1, *(24, 40, 16)[:dims])
-
+    (classes,) = class_maps(images, references)
     with torch.no_grad():
-        with_logits, logits = network.pyramid(image)
-        without, nothing = network.pyramid(image, with_logits=False)
+        network.masks.logits.weight.zero_()
+        network.masks.from_classes.weight.zero_()
+        for mask in range(2):  # of class 1 and 2
+            network.masks.from_classes.weight[mask, mask + 1] = 1.0
+        outputs = network(images)
+        one_hot = torch.nn.functional.one_hot(classes, 3).movedim(-1, 0)[None]
+        outputs["semantic"] = 20.0 * one_hot
+        (found,) = network.detect(outputs, shape=shape, min_score=0.0, max_objects=50)
 
-    assert logits is not None
-    assert nothing is None
-    for one, other in zip(with_logits, without, strict=True):
-        torch.testing.assert_close(one, other)
+    shown = [found.mask(n, shape) for n in range(len(found))]
+    assert any(int(mask.sum()) > 20 for mask in shown)
+    for mask, class_id in zip(shown, found.classes.tolist(), strict=True):
+        inside = (mask & (classes == class_id)).sum() / mask.sum()
+        assert float(inside) > 0.8  # but for voxels between cells at the rim
