@@ -17,7 +17,7 @@ from medseg.models.detection.boxes import as_strict_in, clip, decode, encode
 from medseg.models.detection.dense import classes_of, dense_loss
 from medseg.models.detection.levels import BoxLevels
 from medseg.models.detection.maps import covered_by
-from medseg.models.detection.mask_head import MaskHead, mask_cells, mask_grids
+from medseg.models.detection.mask_head import MaskHead, mask_cells, mask_grid
 from medseg.models.detection.masks import detections_from_cells
 from medseg.models.detection.matching import centre_is_known, match_by_overlap, sampled
 from medseg.models.detection.nms import nms
@@ -287,7 +287,7 @@ class MaskRCNN(nn.Module):
             start += len(boxes)
             moved = clip(decode(shifts[of_image] * self._box_scale(boxes), boxes), shape)
             rows.append(self._best(moved, probabilities[of_image], max_objects, min_score))
-        grids = mask_grids([boxes for boxes, _, _ in rows])
+        grids = [mask_grid(boxes, shape=shape) for boxes, _, _ in rows]
         cells = self.masks.probabilities(
             levels,
             self._class_logits(outputs),

@@ -162,8 +162,7 @@ class UNet(nn.Module):
             x = stage(x)  # (N, channels[n], S / stride so far)
             skips.append(x)
         found = [x]
-        wanted = skips[:-1][::-1]
-        for skip, up, stage in zip(wanted, self.ups, self.decoder, strict=False):
+        for skip, up, stage in zip(skips[-2::-1], self.ups, self.decoder, strict=True):
             x = stage(concatenate(skip, up(x)))  # (N, channels[level], ...)
             found.append(x)
         return found[::-1]

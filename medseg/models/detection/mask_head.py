@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.models.blocks import Activation, ConvNormAct, Norm, activation_layer, conv, up_conv
-from medseg.models.detection.boxes import widened_by
+from medseg.models.detection.boxes import clip, widened_by
 from medseg.models.detection.levels import BoxLevels
 from medseg.models.detection.masks import masks_in_boxes
 from medseg.models.detection.objects import Objects
@@ -33,7 +33,7 @@ CELLS_3D = (4, 10)
 class MaskHead(nn.Module):
     """Some 3x3 convolutions, an enlargement to twice the cells, and a mask per class.
 
-    A mask lies on a grid of cells in the box widened by MARGIN (`mask_grids`). With class logits of
+    A mask lies on a grid of cells in the box widened by MARGIN (`mask_grid`). With class logits of
     voxels, which a U-Net has at the image's resolution, a mask follows them as far as is learnt;
     its loss does not teach them.
 
@@ -94,14 +94,19 @@ class MaskHead(nn.Module):
         class_logits: Tensor | None,
     ) -> Tensor:
         logits = self.logits(self.layers(self.levels.pooled(pyramid, grids, self.cells)))
-        if self.from_classes is not None and self.class_stride is not None:
+        if self.from_classes is not None:
             assert class_logits is not None
-            known = class_logits.detach()
-            # 0 stands for "unknown", as RoIAlign has it beyond the image.
-            known = known - known.mean(1, keepdim=True)
-            logits = logits + self.from_classes(
-                roi_align(known, grids, output_size=self.size, stride=self.class_stride)
+            assert self.class_stride is not None
+            # A cell is about a voxel: one sample does, and eight of each cost more than the head.
+            classes = roi_align(
+                class_logits.detach(),
+                grids,
+                output_size=self.size,
+                stride=self.class_stride,
+                sampling_ratio=1,
             )
+            # Centred, so that an untrained network's masks are neither all full nor all empty.
+            logits = logits + self.from_classes(classes - classes.mean(1, keepdim=True))
         return logits.float()
 
     def loss(
@@ -122,7 +127,10 @@ class MaskHead(nn.Module):
             objects: of each image.
         """
         inside = [match >= 0 for match in matches]
-        grids = mask_grids([rows[keep] for rows, keep in zip(rois, inside, strict=True)])
+        grids = [
+            mask_grid(rows[keep], shape=reference.masks.shape[1:])
+            for rows, keep, reference in zip(rois, inside, objects, strict=True)
+        ]
         found = [
             (reference, match[keep])
             for reference, match, keep in zip(objects, matches, inside, strict=True)
@@ -168,9 +176,9 @@ class MaskHead(nn.Module):
         return found
 
 
-def mask_grids(boxes: Sequence[Tensor]) -> list[Tensor]:
-    """The box that the cells of each one's mask divide."""
-    return [widened_by(rows, MARGIN) for rows in boxes]
+def mask_grid(boxes: Tensor, *, shape: Sequence[int]) -> Tensor:
+    """The box that the cells of each one's mask divide, within the image."""
+    return clip(widened_by(boxes, MARGIN), shape)
 
 
 def mask_cells(spatial_dims: int, object_sizes: Sizes | None) -> tuple[int, ...]:

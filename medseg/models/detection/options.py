@@ -11,7 +11,7 @@ from medseg.core.errors import ConfigError
 def require_at_least(least: int, **options: float | None) -> None:
     """Raises ConfigError for an option below a number; None is what the network chooses itself."""
     for name, value in options.items():
-        if value is not None and not value >= least:
+        if value is not None and not least <= value < math.inf:
             raise ConfigError(f"model.{name}", f"is {value:g}", f"use {least} or more")
 
 

@@ -7,9 +7,9 @@ from torch import nn
 from medseg.core.errors import ConfigError
 from medseg.models.detection import matching
 from medseg.models.detection.anchors import grid_anchors, plan_anchors
-from medseg.models.detection.boxes import as_strict_in, clip, decode, encode, iou, widened_by
+from medseg.models.detection.boxes import as_strict_in, clip, decode, encode, iou
 from medseg.models.detection.levels import level_of
-from medseg.models.detection.mask_head import mask_cells
+from medseg.models.detection.mask_head import mask_cells, mask_grid
 from medseg.models.detection.masks import detections_from_cells, masks_in_boxes
 from medseg.models.detection.matching import (
     centre_is_known,
@@ -170,17 +170,38 @@ def test_a_mask_read_in_a_box_and_put_back_is_the_mask(dims):
 def test_a_mask_may_reach_beyond_a_box_that_is_too_small(dims):
     shape = (24,) * dims
     square = torch.zeros(shape, dtype=torch.bool)
-    square[(slice(0, 12),) * dims] = True
-    box = torch.tensor([[1.0] * dims + [11.0] * dims])
-    grid = widened_by(box, 0.25)  # from -1.5 to 13.5
+    square[(slice(5, 17),) * dims] = True
+    box = torch.tensor([[6.0] * dims + [16.0] * dims])
+    grid = mask_grid(box, shape=shape)
 
-    cells = masks_in_boxes(square[None], torch.tensor([0]), grid, output_size=(30,) * dims)
+    cells = masks_in_boxes(square[None], torch.tensor([0]), grid, output_size=(24,) * dims)
     found = detections_from_cells(
         box, torch.tensor([0.9]), torch.tensor([1]), cells, grids=grid, shape=shape
     )
 
     assert torch.equal(found.mask(0, shape), square)
     assert torch.equal(found.boxes, box)
+
+
+@pytest.mark.parametrize("cells", [4, 8, 20])
+def test_an_object_at_the_border_keeps_its_outermost_voxels(cells):
+    """Cells of several voxels must not mix the object with what lies beyond the image."""
+    shape = (16, 40, 40)
+    column = torch.zeros(shape, dtype=torch.bool)
+    column[:, 10:30, :24] = True
+    box = torch.tensor([[0.0, 10, 0, 16, 30, 24]])
+    grid = mask_grid(box, shape=shape)
+
+    read = masks_in_boxes(column[None], torch.tensor([0]), grid, output_size=(cells,) * 3)
+    read = (read >= 0.5).float()  # what the head learns
+    found = detections_from_cells(
+        box, torch.tensor([0.9]), torch.tensor([1]), read, grids=grid, shape=shape
+    )
+
+    mask = found.mask(0, shape)
+    assert torch.equal(mask[0], mask[8])
+    assert torch.equal(mask[15], mask[8])
+    assert mask[:, 20, 0].all()
 
 
 def test_masks_outside_the_image_are_empty():

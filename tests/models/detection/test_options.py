@@ -23,6 +23,7 @@ from medseg.core.errors import ConfigError
         ("mask_rcnn", "max_proposals", 0),
         ("mask_rcnn", "mask_layers", -1),
         ("mask_rcnn", "dense_weight", -1.0),
+        ("mask_rcnn", "dense_weight", float("inf")),
         ("panoptic_fpn", "num_anchors", 0),
     ],
 )
