@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _MOST_LISTED = 20
 FIRST_LINE_S, NEXT_LINE_S = 30.0, 60.0
-"""Seconds of work after which a log says how far it is, and from one such line to the next."""
+"""Seconds of work after which a log says how far it is, and from one line to the next (chosen)."""
 WIDTH_WITHOUT_TERMINAL = 140
 """Narrower tables break their numbers; a file or pipe has no width of its own."""
 
@@ -68,6 +68,7 @@ class Count:
 
     def start(self, total: int) -> None:
         """Says how many there are, where that is only known after the work has begun."""
+        self._start = time.monotonic()
         self._bar.update(self._task, total=total)
 
     def _tell(self) -> None:

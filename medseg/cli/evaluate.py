@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from medseg.cli.console import console, counting, print_shortcomings
 from medseg.cli.evaluate_objects import run_objects
 from medseg.cli.fused import fuse_folders
-from medseg.cli.references import lie_in_a_folder, write_references
+from medseg.cli.references import taken_references
 from medseg.cli.scored_predictors import Predicted, predict_to_score, predicts
 from medseg.core.errors import ConfigError
 from medseg.core.labels import LabelSet
@@ -32,17 +32,17 @@ def run(cfg: DictConfig) -> int:
         0; 3 if a case could not be scored or a prediction is missing.
     """
     bundle = _bundle(cfg)
-    labels = _labels(cfg, bundle)
     folders = _folders(cfg)
-    if not lie_in_a_folder(cfg):
-        cfg.references = str(write_references(cfg))
-    predicted = _predict(cfg)
-    for name, folder in predicted.folders.items():
-        if name in folders:
-            raise ConfigError("predictions", f"has a folder called {name}", "rename it")
-        folders[name] = folder
-    code = _score_folders(cfg, folders, labels, bundle)
-    return code if predicted.is_complete else 3
+    with taken_references(cfg) as taken:
+        if taken.folder is not None:
+            cfg.references = str(taken.folder)
+        predicted = _predict(cfg)
+        for name, folder in predicted.folders.items():
+            if name in folders:
+                raise ConfigError("predictions", f"has a folder called {name}", "rename it")
+            folders[name] = folder
+        code = _score_folders(cfg, folders, _labels(cfg, bundle) or taken.labels, bundle)
+    return code if predicted.is_complete and taken.is_complete else 3
 
 
 def _predict(cfg: DictConfig) -> Predicted:

@@ -50,7 +50,8 @@ def predict_to_score(cfg: DictConfig, keys: Collection[str]) -> Predicted:
     chosen = _chosen(cfg)
     if cfg.fit_on is not None and not cfg.baseline:
         raise ConfigError("fit_on", "is given without a baseline", "set baseline=otsu")
-    if cfg.fit_on is not None and Path(cfg.fit_on).resolve() == Path(cfg.source.folder).resolve():
+    images = cfg.source.get("folder")
+    if cfg.fit_on and images and Path(cfg.fit_on).resolve() == Path(images).resolve():
         console.print(
             "fit_on names the cases that are scored: expect less on others", style="yellow"
         )

@@ -24,6 +24,7 @@ from medseg.sources.read_rules import MAX_BYTES, ReadRules
 _log = logging.getLogger(__name__)
 
 DERIVATIVES = "derivatives"
+MAX_CLASS = 65_535
 
 
 class ClassMasks:
@@ -31,7 +32,8 @@ class ClassMasks:
     `derivatives/labels/sub-1/micr/a_<ending>.png` for each class.
 
     A pixel belongs to a class from half of the mask's largest possible value on: grey values, which
-    editors leave at edges, are counted and told. Where masks overlap, the class named last counts.
+    editors leave at edges, are counted and told. In a mask of 0 and one other value, that one is
+    the class's. Where masks overlap, the class named last counts.
     Images of one subject stay together in splits.
 
     Args:
@@ -43,9 +45,16 @@ class ClassMasks:
     def __init__(
         self, folder: str | None, *, masks: Mapping[int, str], max_bytes: int = MAX_BYTES
     ) -> None:
-        if not masks or any(int(number) < 1 for number in masks):
+        endings = list(masks.values())
+        if not masks or any(not 1 <= int(number) <= MAX_CLASS for number in masks):
             raise ConfigError(
-                "source.masks", f"is {dict(masks)}", "write it as {1: seg-axon-manual}"
+                "source.masks",
+                f"is {dict(masks)}",
+                f"write it as {{1: seg-axon-manual}}, with numbers from 1 to {MAX_CLASS}",
+            )
+        if len(set(endings)) < len(endings):
+            raise ConfigError(
+                "source.masks", f"is {dict(masks)}", "give each class a mask of its own"
             )
         self.folder = folder
         self.masks = {int(number): str(ending) for number, ending in masks.items()}
@@ -54,11 +63,19 @@ class ClassMasks:
     def cases(self) -> list[Case]:
         folder = existing_folder(self.folder)
         files = image_files(find_files(folder))
-        derived = {
-            (path.relative_to(folder / DERIVATIVES / "labels").parent, file_key(path)): path
-            for path in files
-            if path.is_relative_to(folder / DERIVATIVES / "labels")
-        }
+        derived: dict[tuple[Path, str], Path] = {}
+        for path in files:
+            if not path.is_relative_to(folder / DERIVATIVES / "labels"):
+                continue
+            place = path.relative_to(folder / DERIVATIVES / "labels").parent
+            other = derived.setdefault((place, file_key(path)), path)
+            if other != path:
+                raise InputError(
+                    other,
+                    f"is one of two masks of the same name, with {path.name}",
+                    "keep one of them",
+                    code="E_AMBIGUOUS_LABEL",
+                )
         cases = []
         for path in files:
             place = path.relative_to(folder)
@@ -141,8 +158,9 @@ def read_class_masks(
 
 
 def _full(array: NDArray[Any]) -> float:
-    """The value of a mask's voxels: 1, or the largest that its type holds."""
+    """The value of a mask's voxels: the only one but 0, or the largest that its type holds."""
     highest = float(array.max(initial=0))
-    if highest <= 1 or array.dtype.kind not in "iu":
-        return max(highest, 1.0)
+    has_one_value = bool(((array == 0) | (array == highest)).all())
+    if has_one_value or array.dtype.kind not in "iu":
+        return highest or 1.0
     return float(np.iinfo(array.dtype).max)

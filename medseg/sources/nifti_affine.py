@@ -27,8 +27,6 @@ _QUATERNION_ROUNDING = 1e-5
 # sform and qform of one file that differ by less were meant to be the same; float32 offsets of a
 # metre are exact to 6e-5 mm, tools that round to three decimals reach a few hundredths.
 _SAME_MM = 0.1
-# Float32 rounding of b2 + c2 + d2, and so of a2, which is what is left of 1.
-_SQUARE_ROUNDING = 2.0**-22
 _Affine = NDArray[np.float64]
 
 
@@ -200,10 +198,13 @@ def _compare_with_qform(
 
 def _open_angle(fields: np.void) -> float:
     """Radians by which a rotation may be off because a file stores three of the quaternion's four
-    numbers as float32: about 0.001 near a half turn, where the fourth is near 0.
+    numbers, rounded: about 0.001 with NIfTI-1's float32 near a half turn, where the fourth is near
+    0.
     """
-    square = 1.0 - float(np.square(np.asarray(fields["quatern"], dtype=np.float64)).sum())
-    most, least = max(0.0, square + _SQUARE_ROUNDING), max(0.0, square - _SQUARE_ROUNDING)
+    quaternion = np.asarray(fields["quatern"])
+    rounding = 2.0 * float(np.finfo(quaternion.dtype).eps)  # of b2 + c2 + d2, and so of a2
+    square = 1.0 - float(np.square(quaternion.astype(np.float64)).sum())
+    most, least = max(0.0, square + rounding), max(0.0, square - rounding)
     return float(2 * (np.sqrt(most) - np.sqrt(least)))
 
 

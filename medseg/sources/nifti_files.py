@@ -25,8 +25,8 @@ class NiftiFiles:
     Args:
         folder: folder or image file.
         layout: "pairs" wants labels: images/ with labels/ (imagesTr with labelsTr), or `a_image`
-            with `a_label`, or `a` with `a_seg`; "images" takes every file as an image; "auto"
-            takes pairs if there are any.
+            with `a_label`, or `a` with `a_seg`; "images" takes every file as an image but those
+            below derivatives/ beside sub-<name>/ (BIDS); "auto" takes pairs if there are any.
         num_channels: if above 1, `a_0000`, `a_0001`, ... are the channels of the case `a`.
         allow_unknown_orientation: read files without orientation as if their axes were R, A, S.
         max_bytes: largest decoded image in bytes.
@@ -89,11 +89,18 @@ class NiftiFiles:
                     "<case>_image and <case>_label",
                     code="E_NO_LABELS",
                 )
-        # In a BIDS folder these are made from the images.
-        raw = [path for path in files if path.relative_to(folder).parts[0] != DERIVATIVES]
-        if raw and len(raw) < len(files):
-            _log.info("%s: %d files below it left out", folder / DERIVATIVES, len(files) - len(raw))
-        return group_images(raw or files, folder, num_channels=num_channels), []
+        return group_images(_raw(files, folder), folder, num_channels=num_channels), []
+
+
+def _raw(files: list[Path], folder: Path) -> list[Path]:
+    """Without what a BIDS folder has of results made from its images."""
+    top = {path: path.relative_to(folder).parts[0].lower() for path in files}
+    if not any(name.startswith("sub-") for name in top.values()):
+        return files
+    raw = [path for path, name in top.items() if name != DERIVATIVES]
+    if len(raw) < len(files):
+        _log.info("%s: %d files below it left out", folder / DERIVATIVES, len(files) - len(raw))
+    return raw
 
 
 def no_images(folder: Path) -> InputError:

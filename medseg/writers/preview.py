@@ -32,6 +32,7 @@ from medseg.core.volume import Volume
 from medseg.writers.names import PREVIEW, output_path
 
 _GAP = 4
+_WIDEST = 4  # times the height: a plane that is wider is lower instead
 _LEGEND_LINE = 14
 _AXES = (2, 1, 0)  # across transverse, coronal and sagittal slices
 # Soft tissue with liver and vessels apart: 400 HU around 40.
@@ -49,7 +50,8 @@ class PreviewWriter:
     results give equal bytes.
 
     Args:
-        height: of the tallest plane, in pixels; all have one scale.
+        height: of the tallest plane, in pixels; all have one scale, and none is wider than four
+            times this.
         window: grey values shown as black and white, in the image's unit; without it 400 HU around
             40 for CT, and the 1st to 99th percentile for the rest.
         opacity: of the filled classes, 0 to 1; outlines are always solid.
@@ -67,8 +69,10 @@ class PreviewWriter:
             raise ConfigError("height", f"is {self.height}", "use 32 to 4096 pixels")
         if not 0 <= self.opacity <= 1:
             raise ConfigError("opacity", f"is {self.opacity}", "use 0 to 1")
-        if self.window is not None and not self.window[0] < self.window[1]:
-            raise ConfigError("window", f"is {self.window}", "give the lower value first")
+        if self.window is not None and not -np.inf < self.window[0] < self.window[1] < np.inf:
+            raise ConfigError(
+                "window", f"is {self.window}", "give two numbers, the lower one first"
+            )
 
     @property
     def takes(self) -> tuple[ResultKind, ...]:
@@ -88,7 +92,9 @@ class PreviewWriter:
         extent_mm = np.multiply(labels.geometry.shape, labels.geometry.spacing_mm)
         flat = [axis for axis in _AXES if labels.array.shape[axis] == 1]
         axes = flat if len(flat) == 1 else _AXES
-        scale = self.height / float(max(extent_mm[1 if axis == 2 else 2] for axis in axes))
+        tallest = float(max(extent_mm[1 if axis == 2 else 2] for axis in axes))
+        widest = float(max(extent_mm[1 if axis == 0 else 0] for axis in axes))
+        scale = self.height / max(tallest, widest / _WIDEST)
         planes = [
             self._plane(grey, labels, parts.array, axis, position, present, scale)
             for axis, position in zip(_AXES, _positions(labels, present), strict=True)
@@ -188,7 +194,7 @@ def _enlarged(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 def _rims(parts: NDArray[Any]) -> NDArray[np.bool_]:
     """Pixels with a neighbour in another part; beyond the plane is none."""
-    padded = np.pad(parts, 1, constant_values=-1)
+    padded = np.pad(parts.astype(np.int32), 1, constant_values=-1)
     middle = padded[1:-1, 1:-1]
     neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     return np.logical_or.reduce([other != middle for other in neighbours])

@@ -165,8 +165,32 @@ def test_a_mask_for_each_class_is_a_reference(tmp_path, capsys):
     assert found["labels"]["axon"]["num_references"] == 2
     assert found["labels"]["axon"]["pq"] == 1.0
     assert found["panoptic"]["myelin"]["pq"] == 1.0
-    assert [path.name for path in (tmp_path / "out" / "references").iterdir()] == ["a.nii.gz"]
-
     capsys.readouterr()
     assert main([*options[:2], f"references={tmp_path / 'bids'}", *options[5:]]) == 1
     assert "set source=class_masks source.folder=" in capsys.readouterr().err
+
+
+def test_a_reference_that_cannot_be_read_ends_its_case_alone(tmp_path, capsys):
+    image = np.zeros((12, 10), np.uint8)
+    mask = image.copy()
+    mask[2:5, 2:5] = 255
+    for name, reference in (("a", mask), ("b", mask[1:]), ("c", mask)):
+        place = tmp_path / "bids" / "derivatives" / "labels" / "sub-1" / "micr"
+        object_cases.picture(tmp_path / "bids" / "sub-1" / "micr" / f"{name}.png", image)
+        object_cases.picture(place / f"{name}_axon.png", reference)
+    for name in ("a", "b"):  # nobody predicted c
+        object_cases.picture(tmp_path / "p" / f"{name}.png", mask // 255)
+
+    code = main(
+        ["evaluate", f"predictions={tmp_path / 'p'}", "source=class_masks",
+         f"source.folder={tmp_path / 'bids'}", "source.masks={1: axon}",
+         "labels={background: 0, axon: 1}", f"paths.output={tmp_path / 'out'}"]
+    )  # fmt: skip
+
+    shown = capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
+    assert code == 3
+    assert "not scored: " in shown
+    assert "b_axon.png" in shown
+    assert [(row["case"], float(row["dice"])) for row in rows] == [("a", 1.0)]
+    assert not (tmp_path / "out" / "references").exists()

@@ -47,6 +47,28 @@ def test_masks_become_classes_and_grey_values_are_told(tmp_path, caplog):
     assert "2 grey pixels" in caplog.text
 
 
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint16, 255), (np.uint8, 2), (np.uint8, 1)])
+def test_a_mask_of_one_value_has_its_class_where_it_has_that(tmp_path, caplog, dtype, value):
+    bids(tmp_path)
+    place = tmp_path / "derivatives" / "labels" / "sub-1" / "micr"
+    mask = np.zeros((6, 5), dtype)
+    mask[1:3, 1:3] = value
+    object_cases.picture(place / "a_seg-axon-manual.png", mask)
+
+    reference = ClassMasks(str(tmp_path), masks={1: "seg-axon-manual"}).cases()[0].read_reference()
+
+    assert np.array_equal(reference.array[..., 0], mask > 0)
+    assert "grey" not in caplog.text
+
+
+def test_two_masks_of_one_class_are_refused(tmp_path):
+    place = bids(tmp_path) / "derivatives" / "labels" / "sub-1" / "micr"
+    (place / "a_seg-axon-manual.tif").write_bytes((place / "a_seg-axon-manual.png").read_bytes())
+
+    with pytest.raises(InputError, match=r"is one of two masks of the same name"):
+        ClassMasks(str(tmp_path), masks=MASKS).cases()
+
+
 def test_a_missing_mask_is_told(tmp_path):
     bids(tmp_path)
     labels = tmp_path / "derivatives" / "labels" / "sub-1" / "micr"
@@ -66,6 +88,10 @@ def test_images_without_any_mask_have_no_reference(tmp_path):
 def test_wrong_options_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"source\.masks: is \{\}; write it as"):
         ClassMasks(str(tmp_path), masks={})
+    with pytest.raises(ConfigError, match=r"with numbers from 1 to 65535"):
+        ClassMasks(str(tmp_path), masks={10**11: "seg-axon-manual"})
+    with pytest.raises(ConfigError, match=r"give each class a mask of its own"):
+        ClassMasks(str(tmp_path), masks={1: "seg-axon-manual", 2: "seg-axon-manual"})
     with pytest.raises(InputError, match=r"holds no image outside derivatives"):
         ClassMasks(str(tmp_path), masks=MASKS).cases()
 
@@ -75,6 +101,13 @@ def test_prediction_takes_the_images_of_a_bids_folder_alone(tmp_path):
 
     assert [case.key for case in cases] == ["a", "b", "c"]
     assert NiftiFiles(str(tmp_path / "derivatives")).cases()
+
+
+def test_a_folder_called_derivatives_counts_where_the_data_are_not_bids(tmp_path):
+    for name in ("x/a.png", "derivatives/b.png"):
+        object_cases.picture(tmp_path / name, np.full((6, 5), 9, np.uint8))
+
+    assert [case.key for case in NiftiFiles(str(tmp_path)).cases()] == ["a", "b"]
 
 
 @pytest.mark.real_data

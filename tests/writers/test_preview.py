@@ -87,7 +87,7 @@ def test_an_empty_result_shows_the_image(tmp_path):
     [
         ({"height": 4}, "height: is 4; use 32 to 4096 pixels"),
         ({"opacity": 2.0}, "opacity: is 2.0; use 0 to 1"),
-        ({"window": (5.0, 1.0)}, r"window: is \(5.0, 1.0\); give the lower value first"),
+        ({"window": (5.0, 1.0)}, r"window: is \(5.0, 1.0\); give two numbers, the lower one first"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):
@@ -115,3 +115,25 @@ def test_objects_that_touch_are_outlined_one_by_one(tmp_path, is_panoptic):
     row = (pixels[32] == GREEN).all(axis=-1)  # through the middle of both
     assert np.flatnonzero(row).tolist() == [16, 31, 32, 47]
     assert bool((pixels == RED).all(axis=-1).any()) == is_panoptic
+
+
+def test_a_long_thin_image_has_a_picture_that_can_be_looked_at(tmp_path):
+    array = np.zeros((1000, 2, 1), np.uint8)
+    array[400:600] = 1
+    grid = phantoms.grid(shape=array.shape, spacing_mm=(1.0, 1.0, 1.0))
+
+    _, pixels = picture(tmp_path, LabelMap(array, grid), height=64)
+
+    assert pixels.shape[1] == 4 * 64
+
+
+def test_the_highest_of_256_classes_is_outlined_at_the_rim(tmp_path):
+    array = np.full((12, 12, 1), 255, np.uint8)
+    grid = phantoms.grid(shape=array.shape, spacing_mm=(1.0, 1.0, 1.0))
+    case = Case("case_5", lambda: phantoms.ct_of(LabelMap(np.zeros_like(array), grid)))
+
+    (path,) = PreviewWriter(height=36).write(LabelMap(array, grid), case, folder=tmp_path)
+
+    pixels = np.asarray(Image.open(path)).astype(int)[:36]
+    assert (pixels[0] == pixels[0, 0]).all()
+    assert (pixels[0, 0] != pixels[18, 18]).any()
