@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from medseg.cli.console import Count, console, counting
-from medseg.cli.serving import TERMINATED, leave, open_ledger, recipes_of, stopping, work_folder
+from medseg.cli.exit_codes import STOPPED, TERMINATED
+from medseg.cli.serving import leave, open_ledger, recipes_of, stopping, work_folder
 from medseg.config.build import build
 from medseg.core.errors import ConfigError, InputError, printable
 from medseg.services.audit import AuditFile
@@ -26,7 +27,6 @@ from medseg.services.workplace import Workplace
 from medseg.sources.input_folder import existing_folder
 
 _MAX_SHOWN = 20
-_STOPPED = 130
 
 
 def run(cfg: DictConfig) -> int:
@@ -53,7 +53,7 @@ def run(cfg: DictConfig) -> int:
     _report(jobs, output, seconds=time.monotonic() - began, fresh=fresh, before=len(before))
     _tell_of_earlier(old, output)
     if came:
-        code = TERMINATED if came[0] == signal.SIGTERM else _STOPPED
+        code = TERMINATED if came[0] == signal.SIGTERM else STOPPED
         if not is_over:
             leave(code)
         return code

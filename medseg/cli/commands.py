@@ -13,13 +13,13 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn
 
 from medseg import __version__
+from medseg.cli.exit_codes import ERROR, OK, STOPPED, TERMINATED, USAGE
 from medseg.cli.help import HELP, PROGRAM, command_help, program_help
 from medseg.core.errors import MedsegError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-OK, ERROR, USAGE, SOME_FAILED, STOPPED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 SHELLS = ("bash", "fish", "zsh")
 

@@ -21,8 +21,6 @@ from medseg.services.ledger import Ledger
 from medseg.services.models import ModelRecipe, baseline_recipe, recipe_of
 from medseg.services.rules import SeriesRule
 
-TERMINATED = 143
-
 
 def recipes_of(cfg: DictConfig) -> dict[str, ModelRecipe]:
     """The models of a configuration by name: `models`, or the one `bundle` or baseline for every

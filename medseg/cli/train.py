@@ -18,6 +18,7 @@ from torch import nn
 from medseg.bundle import COARSE, ModelBundle
 from medseg.cli.cascade import coarse_stage, fine_stage
 from medseg.cli.console import console
+from medseg.cli.exit_codes import TERMINATED
 from medseg.cli.folders import require_fresh
 from medseg.cli.loggers import build_loggers, log_hyperparameters
 from medseg.cli.objective import training_task
@@ -25,7 +26,6 @@ from medseg.cli.preparation import Preparation, prepare_data, reference_rule, ru
 from medseg.cli.results import show_next, show_results
 from medseg.cli.resuming import is_first_process, sole_use
 from medseg.cli.run_page import SAMPLES, write_page
-from medseg.cli.serving import TERMINATED
 from medseg.cli.starting import take_file, take_weights
 from medseg.config.build import build, build_all
 from medseg.config.check import load_config, refuse_dry_run

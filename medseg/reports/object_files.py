@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,9 @@ from medseg.sources.image_files import file_key
 from medseg.sources.instance_folders import has_instances, has_object_masks
 from medseg.sources.instance_json import read_instance_list
 from medseg.sources.instance_maps import OBJECT_LABELS, read_instance_map
-from medseg.sources.label_maps import read_label_map
+from medseg.sources.label_maps import read_label_map, refuse_unknown_values
+
+_log = logging.getLogger(__name__)
 
 Reader = Callable[[], Reference]
 Objects = InstanceSet | PanopticMap
@@ -158,6 +161,7 @@ def _told_apart(
 ) -> Objects:
     if instances_from == "components":
         classes = LabelMap(class_map(reference).array, reference.geometry, labels)
+        _tell_unknown(classes, labels, where=where)
         instances = components(classes, thing_ids(labels))
         return PanopticMap(classes, instances)
     if isinstance(reference, LabelMap):
@@ -179,6 +183,24 @@ def _told_apart(
                 ),
             )
     return reference
+
+
+def _tell_unknown(classes: LabelMap, labels: LabelSet, *, where: str) -> None:
+    """Classes without a label: refused where somebody named the labels, else left out and told.
+
+    Raises:
+        LabelError: E_LABEL_VALUES.
+    """
+    if labels != OBJECT_LABELS:
+        refuse_unknown_values(classes.array, labels, path=where)
+        return
+    unknown = labels.unknown_values(classes.array)
+    if unknown:
+        _log.warning(
+            "%s: holds %s, left out; set labels={background: 0, ...} to score more than 1",
+            where,
+            ", ".join(f"{value:g}" for value in unknown[:8]),
+        )
 
 
 @dataclass(frozen=True)

@@ -194,3 +194,18 @@ def test_a_reference_that_cannot_be_read_ends_its_case_alone(tmp_path, capsys):
     assert "b_axon.png" in shown
     assert [(row["case"], float(row["dice"])) for row in rows] == [("a", 1.0)]
     assert not (tmp_path / "out" / "references").exists()
+
+
+def test_parts_of_classes_without_a_label_are_told(tmp_path, caplog, capsys):
+    two = BOX.copy()
+    two[9:11, 0:2, 5:7] = 7
+    options = [
+        "evaluate", f"predictions={save(tmp_path / 'p', a=BOX)}", "instances_from=components",
+        f"references={save(tmp_path / 'r', a=two)}", f"paths.output={tmp_path / 'out'}",
+    ]  # fmt: skip
+
+    assert main(options) == 0
+    assert "a: holds 7, left out; set labels={background: 0, ...}" in caplog.text
+
+    assert main([*options, "labels={background: 0, lesion: {id: 1, thing: true}}"]) == 3
+    assert "a: holds 7, but the labels are 0 background, 1 lesion" in capsys.readouterr().out
