@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import medseg
-from medseg.cli import commands
+from medseg.cli import commands, exit_codes
 from medseg.cli.help import HELP
 
 ROOT = Path(__file__).parents[1]
@@ -85,4 +85,4 @@ def test_the_documents_exist():
 def test_the_exit_codes_are_those_of_the_code():
     codes = {int(number) for number in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
 
-    assert codes == {commands.OK, commands.ERROR, commands.USAGE, commands.SOME_FAILED}
+    assert codes == {exit_codes.OK, exit_codes.ERROR, exit_codes.USAGE, exit_codes.SOME_FAILED}

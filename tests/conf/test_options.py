@@ -21,7 +21,7 @@ COMMANDS = (
     "export", "phantom",
 )  # fmt: skip
 
-# The only values that a person must give; any path will do, since nothing is read while checking.
+# The only values that a person must give; any will do, since nothing is read while checking.
 GIVEN = {
     "bundle",
     "data.source.folder",
@@ -35,6 +35,7 @@ GIVEN = {
     "service.folder",
     "service.url",
     "source.folder",
+    "source.masks",
     "source.path",
 }
 
@@ -96,7 +97,8 @@ def require_fit(command: str, overrides: Sequence[str]) -> DictConfig:
         parent, _, name = key.rpartition(".")
         section = OmegaConf.select(composition.config, parent) if parent else composition.config
         if section is not None and OmegaConf.is_missing(section, name):
-            OmegaConf.update(composition.config, key, "/somewhere")
+            value = {1: "mask"} if name == "masks" else "/somewhere"
+            OmegaConf.update(composition.config, key, value)
     check(composition, command=command)
     return composition.config
 
