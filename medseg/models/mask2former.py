@@ -132,9 +132,9 @@ class Mask2Former(nn.Module):
             base_channels=base_channels,
             channels=width,
             strides=strides,
-            finest_stride=finest_stride_for(object_sizes, spatial_dims, usual=2)
-            if finest_stride is None
-            else finest_stride,
+            finest_stride=finest_stride_for(
+                object_sizes, spatial_dims, usual=2, given=finest_stride
+            ),
             norm=norm,
             activation=activation,
         )

@@ -155,9 +155,7 @@ class MaskRCNN(nn.Module):
                 base_channels=base_channels,
                 channels=width,
                 strides=strides,
-                finest_stride=finest_stride_for(object_sizes, spatial_dims)
-                if finest_stride is None
-                else finest_stride,
+                finest_stride=finest_stride_for(object_sizes, spatial_dims, given=finest_stride),
                 norm=norm,
                 activation=activation,
             )

@@ -94,12 +94,9 @@ def pairs_above(first: Tensor, second: Tensor, min_iou: float) -> tuple[Tensor, 
     if not len(first) or not len(second):
         return nothing, nothing
     dims = first.shape[1] // 2
-    spread = first[:, :dims].amax(0) - first[:, :dims].amin(0)
-    axis = int((spread / (first[:, dims:] - first[:, :dims]).mean(0).clamp_min(1e-6)).argmax())
+    axis, reach = _widest_axis(first)
     order = torch.argsort(first[:, axis])
     lower = first[order, axis].contiguous()
-    # A little further than the longest box, so that rounding loses no pair.
-    reach = 1.001 * (first[:, dims + axis] - first[:, axis]).amax() + 1e-3
     begin = torch.searchsorted(lower, (second[:, axis] - reach).contiguous())
     counts = torch.searchsorted(lower, second[:, dims + axis].contiguous()) - begin
     counts.clamp_min_(0)
@@ -129,26 +126,34 @@ def pairs_above(first: Tensor, second: Tensor, min_iou: float) -> tuple[Tensor, 
     return torch.cat([i for i, _ in found]), torch.cat([j for _, j in found])
 
 
+def _widest_axis(boxes: Tensor) -> tuple[int, Tensor]:
+    """The axis on which boxes lie furthest apart, and a little more than the longest of them along
+    it, so that rounding loses no pair.
+    """
+    dims = boxes.shape[1] // 2
+    extents = boxes[:, dims:] - boxes[:, :dims]
+    spread = boxes[:, :dims].amax(0) - boxes[:, :dims].amin(0)
+    axis = int((spread / extents.mean(0).clamp_min(1e-6)).argmax())
+    return axis, 1.001 * extents[:, axis].amax() + 1e-3
+
+
 @torch.compiler.disable
 def _kept_on_cpu(
     boxes: Tensor, order: Tensor, groups: Tensor | None, *, max_iou: float, is_greedy: bool
 ) -> Tensor:
     """Which boxes are kept, in the order given: (n,) bool."""
     dtype = torch.float64 if boxes.dtype == torch.float64 else torch.float32
-    ordered = boxes.detach()[order].to(dtype).numpy()
-    is_suppressed = np.zeros(len(ordered), np.bool_)
-    if len(ordered):
-        dims = ordered.shape[1] // 2
-        longest = ordered[:, dims:] - ordered[:, :dims]
-        spread = np.ptp(ordered[:, :dims], axis=0)
-        axis = int((spread / np.maximum(longest.mean(0), 1e-6)).argmax())
+    sorted_boxes = boxes.detach()[order].to(dtype)
+    is_suppressed = np.zeros(len(sorted_boxes), np.bool_)
+    if len(sorted_boxes):
+        axis, reach = _widest_axis(sorted_boxes)
+        ordered = sorted_boxes.numpy()
         mark_suppressed(
             ordered,
             np.zeros(len(ordered), np.int64) if groups is None else groups[order].long().numpy(),
             np.argsort(ordered[:, axis], kind="stable"),
             axis,
-            # A little further than the longest box, so that rounding loses no pair.
-            float(1.001 * longest[:, axis].max() + 1e-3),
+            float(reach),
             ordered.dtype.type(max_iou),
             is_greedy,
             is_suppressed,

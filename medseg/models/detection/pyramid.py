@@ -226,13 +226,20 @@ def with_finest_stride(
 
 
 def finest_stride_for(
-    object_sizes: Sizes | None, spatial_dims: int, *, usual: int = 4
-) -> tuple[int, ...]:
-    """Stride of the finest level, 1, 2 or 4 per axis, at which small objects span MIN_CELLS voxels.
+    object_sizes: Sizes | None,
+    spatial_dims: int,
+    *,
+    usual: int = 4,
+    given: Sequence[int] | None = None,
+) -> Sequence[int]:
+    """Stride of the finest level, 1, 2 or 4 per axis: the one given, else that at which small
+    objects span MIN_CELLS voxels.
 
     Small are those at a quarter of the sizes that a plan names; without sizes it is `usual`, the
     papers' 4.
     """
+    if given is not None:
+        return given
     if not object_sizes:
         return (usual,) * spatial_dims
     small = np.quantile(np.array(object_sizes, dtype=float), 0.25, axis=0)
