@@ -20,6 +20,8 @@ MIN_CONTAINED = 0.7
 """Share of the smaller part that lies in the larger, for parts cut by a border, whose masks end
 early there (both chosen, untested beyond the tests).
 """
+MASK_SHARE = 0.5
+"""Share from which a voxel is in the mask."""
 MARGIN = 1
 """A part that comes this near to a border within the image counts as cut."""
 
@@ -38,12 +40,16 @@ class FoundObject:
         mask: bool, the box.
         class_id: of the object.
         score: in [0, 1].
+        shares: how far each voxel belongs to the object, in [0, 1], for the box and one voxel
+            around it, 0 beyond the image; None where that is not known. The mask is what the object
+            has on this grid; shares say where its outline runs between voxels.
     """
 
     start: tuple[int, ...]
     mask: NDArray[np.bool_]
     class_id: int
     score: float
+    shares: NDArray[np.float32] | None = None
 
     @property
     def stop(self) -> tuple[int, ...]:
@@ -76,7 +82,8 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
     object has one part each. Of an object that some window shows whole, that one counts which shows
     it furthest from its border, and its score is the mean of all windows that would show it whole,
     0 of those that do not find it; of others the parts are joined, with the mean of their scores
-    weighted by voxels.
+    weighted by voxels. Shares are the mean of those windows that show an object whole, the highest
+    where parts are joined.
 
     Args:
         windows: covering the image.
@@ -104,10 +111,7 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
         objects = _one_object(members, parts, clearance)
         if (clearance[members] > MARGIN).any():
             views = [(int(window_of[n]), parts[n]) for n in members]
-            objects = [
-                replace(found, score=_mean_score(found, views, starts, stops, shape))
-                for found in objects
-            ]
+            objects = [_mean_view(found, views, starts, stops, shape) for found in objects]
         merged += objects
     return sorted(merged, key=lambda found: -found.score)
 
@@ -123,27 +127,39 @@ def without_overlaps(
         shape: of the image.
         min_left: share.
     """
-    taken = np.zeros(shape, np.bool_)
+    taken = np.zeros([extent + 2 for extent in shape], np.bool_)  # with one voxel around
     kept = []
     for found in objects:
-        free = found.mask & ~taken[found.region]
+        region = tuple(slice(part.start + 1, part.stop + 1) for part in found.region)
+        free = found.mask & ~taken[region]
         left = int(free.sum())
         if left == 0 or left < min_left * int(found.mask.sum()):
             continue
-        taken[found.region] |= free
-        kept.append(cropped(replace(found, mask=free)))
+        shares = found.shares
+        if shares is not None:
+            around = tuple(slice(part.start, part.stop + 2) for part in found.region)
+            shares = np.where(taken[around], 0, shares)
+        taken[region] |= free
+        kept.append(cropped(replace(found, mask=free, shares=shares)))
     return kept
 
 
 def cropped(found: FoundObject) -> FoundObject:
     """The same object in the least box; its mask must not be empty."""
-    start, box = [], []
+    start, box, around = [], [], []
     for axis in range(found.mask.ndim):
         others = tuple(n for n in range(found.mask.ndim) if n != axis)
         filled = np.flatnonzero(found.mask.any(axis=others))
         box.append(slice(int(filled[0]), int(filled[-1]) + 1))
+        around.append(slice(int(filled[0]), int(filled[-1]) + 3))
         start.append(found.start[axis] + int(filled[0]))
-    return replace(found, start=tuple(start), mask=found.mask[tuple(box)])
+    shares = None if found.shares is None else found.shares[tuple(around)]
+    return replace(found, start=tuple(start), mask=found.mask[tuple(box)], shares=shares)
+
+
+def shares_of(found: FoundObject) -> NDArray[np.float32]:
+    """Shares of an object's box and one voxel around it; a mask's are 0 and 1."""
+    return np.pad(found.mask, 1).astype(np.float32) if found.shares is None else found.shares
 
 
 def join_slices(
@@ -156,11 +172,7 @@ def join_slices(
         slices: objects of each slice, without overlaps.
         min_contained: share; IoU would part an object from its tapering ends (chosen, untested).
     """
-    parts = [
-        replace(found, start=(*found.start, k), mask=found.mask[..., None])
-        for k, objects in enumerate(slices)
-        for found in objects
-    ]
+    parts = [_as_slice(found, k) for k, objects in enumerate(slices) for found in objects]
     first = np.cumsum([0, *(len(objects) for objects in slices)])
     groups = _Groups(len(parts))
     for k in range(len(slices) - 1):
@@ -170,6 +182,14 @@ def join_slices(
         for n, m in pairs:
             groups.join(int(first[k]) + n, int(first[k + 1]) + m)
     return [_union([parts[n] for n in members]) for members in groups.lists()]
+
+
+def _as_slice(found: FoundObject, k: int) -> FoundObject:
+    """A 2D object in three axes, in slice k."""
+    shares = found.shares
+    if shares is not None:
+        shares = np.pad(shares[..., None], [(0, 0)] * shares.ndim + [(1, 1)])
+    return replace(found, start=(*found.start, k), mask=found.mask[..., None], shares=shares)
 
 
 class _Groups:
@@ -314,14 +334,15 @@ def _one_object(
     return kept
 
 
-def _mean_score(
+def _mean_view(
     found: FoundObject,
     views: Sequence[tuple[int, FoundObject]],
     starts: NDArray[Any],
     stops: NDArray[Any],
     shape: tuple[int, ...],
-) -> float:
-    """Mean score of an object over the windows that would show it whole.
+) -> FoundObject:
+    """An object with the mean of its scores over the windows that would show it whole, and of its
+    shares over those that do.
 
     Args:
         found: as one of them shows it.
@@ -330,11 +351,22 @@ def _mean_score(
         shape: of the image.
     """
     shows_whole = _clearances(found, starts, stops, shape) > MARGIN
-    best: dict[int, float] = {}
+    best: dict[int, FoundObject] = {}
     for window, part in views:
         if shows_whole[window] and _contained(part, found) >= MIN_IOU:
-            best[window] = max(best.get(window, 0.0), part.score)
-    return sum(best.values()) / int(shows_whole.sum())
+            known = best.get(window)
+            if known is None or part.score > known.score:
+                best[window] = part
+    score = sum(part.score for part in best.values()) / int(shows_whole.sum())
+    alike = [part for part in best.values() if part.shares is not None]
+    if len(alike) < 2:
+        return replace(found, score=score)
+    start, shares = _together(alike, np.add)
+    shares = shares / np.float32(len(alike))
+    mask = shares[(slice(1, -1),) * shares.ndim] >= MASK_SHARE
+    if not mask.any():
+        return replace(found, score=score)
+    return cropped(FoundObject(start, mask, found.class_id, score, shares))
 
 
 def _contained(one: FoundObject, other: FoundObject) -> float:
@@ -353,16 +385,29 @@ def _union(parts: Sequence[FoundObject]) -> FoundObject:
     """
     if len(parts) == 1:
         return parts[0]
-    low = np.min([part.start for part in parts], axis=0)
-    high = np.max([part.stop for part in parts], axis=0)
-    mask = np.zeros(tuple(high - low), np.bool_)
-    for part in parts:
-        box = tuple(
-            slice(int(a - s), int(b - s))
-            for a, b, s in zip(part.start, part.stop, low, strict=True)
-        )
-        mask[box] |= part.mask
+    start, shares = _together(parts, np.maximum)
+    mask = shares[(slice(1, -1),) * shares.ndim] >= MASK_SHARE
     sizes = np.array([part.mask.sum() for part in parts], float)
     score = float(np.average([part.score for part in parts], weights=sizes))
-    start = tuple(int(n) for n in low)
-    return FoundObject(start, mask, parts[int(sizes.argmax())].class_id, score)
+    is_soft = any(part.shares is not None for part in parts)
+    class_id = parts[int(sizes.argmax())].class_id
+    return FoundObject(start, mask, class_id, score, shares if is_soft else None)
+
+
+def _together(
+    parts: Sequence[FoundObject], combine: np.ufunc
+) -> tuple[tuple[int, ...], NDArray[np.float32]]:
+    """First voxel of the least box around parts, and their shares in it and one voxel around it,
+    combined where they meet; masks count as shares of 0 and 1.
+    """
+    low = np.min([part.start for part in parts], axis=0)
+    high = np.max([part.stop for part in parts], axis=0)
+    shares = np.zeros(tuple(high - low + 2), np.float32)
+    for part in parts:
+        around = tuple(
+            slice(int(a - s), int(b - s) + 2)
+            for a, b, s in zip(part.start, part.stop, low, strict=True)
+        )
+        own = shares_of(part)
+        combine(shares[around], own, out=shares[around])
+    return tuple(int(n) for n in low), shares

@@ -18,7 +18,7 @@ from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap, Probabi
 from medseg.core.volume import Volume
 from medseg.inference.network_space import instance_set, panoptic_map
 from medseg.inference.object_engines import sole_network
-from medseg.inference.object_merge import FoundObject, cropped
+from medseg.inference.object_merge import MASK_SHARE, FoundObject, cropped, shares_of
 from medseg.inference.object_windows import FindsObjects, ObjectWindows
 from medseg.inference.precision import autocast, best_device, best_precision
 from medseg.inference.runtimes import make_detector
@@ -159,8 +159,8 @@ def moved_score(score: float, before: float, after: float) -> float:
 def resized(
     found: FoundObject, old_shape: tuple[int, ...], new_shape: tuple[int, ...]
 ) -> FoundObject:
-    """An object of a grid on another one over the same field of view: where the mask interpolated
-    linearly is at least a half, or the voxel nearest to its middle where it is so nowhere.
+    """An object of a grid on another one over the same field of view: where its shares of voxels,
+    interpolated linearly, are at least a half, or one voxel of the highest where nowhere they are.
 
     Args:
         found: in three axes.
@@ -168,17 +168,17 @@ def resized(
     """
     if tuple(old_shape) == tuple(new_shape):
         return found
-    share = np.pad(found.mask, 1).astype(np.float32)
+    share = shares_of(found)
     start = []
     for axis, (old, new) in enumerate(zip(old_shape, new_shape, strict=True)):
         first, matrix = _linear(found.start[axis] - 1, share.shape[axis], old, new)
         share = np.moveaxis(np.tensordot(matrix, share, axes=(1, axis)), 0, axis)
         start.append(first)
-    mask: NDArray[np.bool_] = share >= 0.5
+    mask: NDArray[np.bool_] = share >= MASK_SHARE
     if not mask.any():
         mask = share == share.max()
         mask.flat[np.flatnonzero(mask)[1:]] = False
-    return cropped(replace(found, start=tuple(start), mask=mask))
+    return cropped(replace(found, start=tuple(start), mask=mask, shares=None))
 
 
 def _linear(first: int, extent: int, old: int, new: int) -> tuple[int, NDArray[np.float32]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -192,7 +192,8 @@ def _objects_of(
         if class_id in class_ids:
             score = min(1.0, max(0.0, float(detections.scores[n])))
             corner = tuple(int(i) for i in corners[n])
-            found.append(cropped(FoundObject(corner, mask.numpy(), class_id, score)))
+            shares = None if detections.shares is None else detections.shares[n].float().numpy()
+            found.append(cropped(FoundObject(corner, mask.numpy(), class_id, score, shares)))
     return found
 
 
@@ -201,21 +202,11 @@ def _within_window(
 ) -> list[FoundObject]:
     """Objects of one window, each voxel for the best of them."""
     shifted = [
-        FoundObject(
-            tuple(a - s for a, s in zip(found.start, start, strict=True)),
-            found.mask,
-            found.class_id,
-            found.score,
-        )
+        replace(found, start=tuple(a - s for a, s in zip(found.start, start, strict=True)))
         for found in objects
     ]
     kept = without_overlaps(shifted, window, min_left=min_left)
     return [
-        FoundObject(
-            tuple(a + s for a, s in zip(found.start, start, strict=True)),
-            found.mask,
-            found.class_id,
-            found.score,
-        )
+        replace(found, start=tuple(a + s for a, s in zip(found.start, start, strict=True)))
         for found in kept
     ]

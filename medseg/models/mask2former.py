@@ -271,7 +271,7 @@ class Mask2Former(nn.Module):
             if not len(index):
                 found.append(Detections.none(self.spatial_dims, device=logits.device))
                 continue
-            maps = self._on_the_image(logits[n : n + 1, index], shape)[0] > 0
+            maps = self._on_the_image(logits[n : n + 1, index], shape)[0].sigmoid_()
             found.append(detections_from_maps(maps, scores[index], classes[index] + 1))
         return found
 

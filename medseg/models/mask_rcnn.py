@@ -63,6 +63,7 @@ class MaskRCNN(nn.Module):
         num_anchors: per voxel of a level.
         max_proposals: of an image, for the second stage, in training and in prediction.
         num_samples: of them, those of an image that the second stage learns from.
+        box_dropout: of the box head, see `medseg.models.detection.box_head.BoxHead`.
         max_iou: of two detections of one class in 2D; in 3D what is as strict (`as_strict_in`).
         dense_weight: of a loss on the class of each voxel, of the U-Net's or of the ResNet's finest
             level with boxes, stuff included, which teaches the features more in a step than a few
@@ -103,6 +104,7 @@ class MaskRCNN(nn.Module):
         num_anchors: int = NUM_ANCHORS,
         max_proposals: int = 1000,
         num_samples: int = 128,
+        box_dropout: float = 0.0,
         max_iou: float = 0.5,
         dense_weight: float = 0.0,
         norm: Norm = "group",
@@ -115,6 +117,8 @@ class MaskRCNN(nn.Module):
         require_at_least(1, num_samples=num_samples, max_proposals=max_proposals)
         require_at_least(0, mask_layers=mask_layers, dense_weight=dense_weight)
         require_share(max_iou=max_iou)
+        if not 0 <= box_dropout < 1:
+            raise ConfigError("model.box_dropout", f"is {box_dropout:g}", "use 0 to 0.9")
         if backbone == "unet" and not dense_weight:
             raise ConfigError(
                 "model.dense_weight",
@@ -175,6 +179,7 @@ class MaskRCNN(nn.Module):
             out_channels,
             cells=(7,) * 2 if spatial_dims == 2 else (5,) * 3,
             hidden=scaled(1024, base_channels),
+            dropout=box_dropout,
             activation=activation,
         )
         self.dense_weight = dense_weight

@@ -10,8 +10,14 @@ from medseg.models.blocks import Activation, activation_layer
 class BoxHead(nn.Module):
     """Two fully connected layers, then class logits and shifts of the box.
 
+    Args:
+        dropout: share of the features of each layer that a training step leaves out. The layers
+            have most of a small network's weights and learn some hundreds of objects by heart.
+
     Shapes:
         (n, channels, *cells) to logits (n, out_channels) and shifts (n, 2 * dims).
+
+    Source: Ren et al. 2015, NIPS; dropout in it as Girshick 2015, ICCV 1440.
     """
 
     def __init__(
@@ -21,6 +27,7 @@ class BoxHead(nn.Module):
         *,
         cells: tuple[int, ...],
         hidden: int,
+        dropout: float,
         activation: Activation,
     ) -> None:
         super().__init__()
@@ -32,8 +39,10 @@ class BoxHead(nn.Module):
             nn.Flatten(),
             nn.Linear(features, hidden),
             activation_layer(activation),
+            nn.Dropout(dropout),
             nn.Linear(hidden, hidden),
             activation_layer(activation),
+            nn.Dropout(dropout),
         )
         self.scores = nn.Linear(hidden, out_channels)
         self.shifts = nn.Linear(hidden, 2 * len(cells))

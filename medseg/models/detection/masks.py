@@ -72,7 +72,7 @@ def detections_from_cells(
         grids: the box that each one's cells divide, (n, 2 * dims).
         shape: extents of the image.
     """
-    corners, pieces, kept = [], [], []
+    pieces, kept = [], []
     dims = len(shape)
     limits = torch.tensor(list(shape), device=boxes.device)
     lower = grids[:, :dims].floor().long().clamp_min(0)
@@ -80,13 +80,11 @@ def detections_from_cells(
     for n, (low, high) in enumerate(zip(lower.tolist(), upper.tolist(), strict=True)):
         if any(b <= a for a, b in zip(low, high, strict=True)):
             continue
-        mask = _pasted(cells[n], grids[n], low, high) >= THRESHOLD
-        trimmed = _trimmed(mask, low)
-        if trimmed is not None:
-            corners.append(trimmed[0])
-            pieces.append(trimmed[1])
+        piece = _trimmed(_pasted(cells[n], grids[n], low, high), low)
+        if piece is not None:
+            pieces.append(piece)
             kept.append(n)
-    return _gathered(boxes, scores, classes, corners, pieces, kept)
+    return _gathered(boxes, scores, classes, pieces, kept)
 
 
 def detections_from_maps(
@@ -95,26 +93,23 @@ def detections_from_maps(
     """Detections whose masks are given on the image's grid.
 
     Args:
-        maps: (n, *S) bool.
+        maps: (n, *S) mask probabilities.
         scores, classes: (n,).
         boxes: (n, 2 * dims); None takes the least boxes around the masks.
     """
-    corners, pieces, kept, found = [], [], [], []
-    for n, mask in enumerate(maps):
-        trimmed = _trimmed(mask, [0] * mask.ndim)
-        if trimmed is not None:
-            corner, piece = trimmed
-            corners.append(corner)
+    pieces, kept = [], []
+    for n, shares in enumerate(maps):
+        piece = _trimmed(shares, [0] * shares.ndim)
+        if piece is not None:
             pieces.append(piece)
             kept.append(n)
-            ends = [a + b for a, b in zip(corner, piece.shape, strict=True)]
-            found.append([*corner, *ends])
     if boxes is None:
         dims = maps.ndim - 1
         boxes = torch.zeros(len(maps), 2 * dims, device=maps.device)
-        if kept:
-            boxes[kept] = torch.tensor(found, device=maps.device, dtype=boxes.dtype)
-    return _gathered(boxes, scores, classes, corners, pieces, kept)
+        for n, (corner, mask, _) in zip(kept, pieces, strict=True):
+            ends = [a + b for a, b in zip(corner, mask.shape, strict=True)]
+            boxes[n] = torch.tensor([*corner, *ends], device=maps.device, dtype=boxes.dtype)
+    return _gathered(boxes, scores, classes, pieces, kept)
 
 
 def _pasted(cells: Tensor, box: Tensor, low: Sequence[int], high: Sequence[int]) -> Tensor:
@@ -135,8 +130,17 @@ def _pasted(cells: Tensor, box: Tensor, low: Sequence[int], high: Sequence[int])
     )[0, 0]
 
 
-def _trimmed(mask: Tensor, corner: Sequence[int]) -> tuple[list[int], Tensor] | None:
-    """First voxel and content of the least box around a mask that begins at `corner`."""
+_Piece = tuple[list[int], Tensor, Tensor]
+"""First voxel of a mask in the image, the mask in its least box, and the probabilities there and
+one voxel around.
+"""
+
+
+def _trimmed(shares: Tensor, corner: Sequence[int]) -> _Piece | None:
+    """The piece of a mask whose probabilities, given from `corner` on, are 0 elsewhere; None if it
+    is empty.
+    """
+    mask = shares >= THRESHOLD
     start, stop = [], []
     for axis in range(mask.ndim):
         others = tuple(n for n in range(mask.ndim) if n != axis)
@@ -145,22 +149,36 @@ def _trimmed(mask: Tensor, corner: Sequence[int]) -> tuple[list[int], Tensor] | 
             return None
         start.append(int(places[0]))
         stop.append(int(places[-1]) + 1)
-    piece = mask[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].clone()
-    return [a + b for a, b in zip(corner, start, strict=True)], piece
+    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    around = tuple(slice(max(0, a - 1), b + 1) for a, b in zip(start, stop, strict=True))
+    missing: list[int] = []
+    for a, b, extent in zip(start, stop, shares.shape, strict=True):
+        missing = [int(a == 0), int(b == extent), *missing]
+    return (
+        [a + b for a, b in zip(corner, start, strict=True)],
+        mask[box].clone(),
+        F.pad(shares[around], missing),
+    )
 
 
 def _gathered(
     boxes: Tensor,
     scores: Tensor,
     classes: Tensor,
-    corners: list[list[int]],
-    pieces: list[Tensor],
+    pieces: list[_Piece],
     kept: list[int],
 ) -> Detections:
     dims = boxes.shape[1] // 2
     index = torch.tensor(kept, dtype=torch.long, device=boxes.device)
-    places = torch.tensor(corners, dtype=torch.long, device=boxes.device).reshape(-1, dims)
-    return Detections(boxes[index], scores[index], classes[index], places, tuple(pieces))
+    corners = torch.tensor([corner for corner, _, _ in pieces], device=boxes.device)
+    return Detections(
+        boxes[index],
+        scores[index],
+        classes[index],
+        corners.reshape(-1, dims).long(),
+        tuple(mask for _, mask, _ in pieces),
+        tuple(shares for _, _, shares in pieces),
+    )
 
 
 def _along(values: Tensor, axis: int, dims: int) -> Tensor:

@@ -65,6 +65,9 @@ class Detections:
         corners: (n, dims) long, the first voxel of each piece.
         masks: n tensors (*extents of the piece), bool, none of them empty; pieces lie within the
             image. All tensors are on the same device as the boxes.
+        shares: how far each voxel belongs to the object, in [0, 1], for each piece with one voxel
+            around it (*extents + 2), 0 beyond the image; from 0.5 on it is in the mask. None where
+            a detector knows masks alone.
     """
 
     boxes: Tensor
@@ -72,6 +75,7 @@ class Detections:
     classes: Tensor
     corners: Tensor
     masks: tuple[Tensor, ...]
+    shares: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -90,13 +94,14 @@ class Detections:
 
     def select(self, indices: Tensor) -> Detections:
         """Some of the detections, in the order of `indices` (long)."""
-        masks = tuple(self.masks[n] for n in indices.tolist())
+        chosen = indices.tolist()
         return Detections(
             self.boxes[indices],
             self.scores[indices],
             self.classes[indices],
             self.corners[indices],
-            masks,
+            tuple(self.masks[n] for n in chosen),
+            None if self.shares is None else tuple(self.shares[n] for n in chosen),
         )
 
     def to(self, device: torch.device | str) -> Detections:
@@ -107,6 +112,7 @@ class Detections:
             self.classes.to(device),
             self.corners.to(device),
             tuple(mask.to(device) for mask in self.masks),
+            None if self.shares is None else tuple(share.to(device) for share in self.shares),
         )
 
     @classmethod
