@@ -63,8 +63,8 @@ def find_folds(folder: str | Path) -> list[Fold]:
     if any(fold.bundle.task_kind != "label_map" for fold in found):
         raise ConfigError(
             root,
-            "holds networks that find objects, which cannot be averaged",
-            "predict with the bundle of one fold",
+            "holds networks that find objects, which are not averaged in one bundle",
+            "predict with the bundles of all folds together: bundle=[A,B,...]",
             code="E_FOLDS",
         )
     _require_alike(found)

@@ -77,10 +77,7 @@ class BundleNetworks:
         self._stride = free_stride(self.networks[0]) if is_free else None
         self.mirror_axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)
         if inference.tta == "mirror" and not self.mirror_axes:
-            logger.warning(
-                "inference.tta=mirror changes nothing: %s was trained without mirrored images",
-                bundle.name,
-            )
+            tell_of_no_mirrors(bundle.name)
         self.coarse: BundleNetworks | None = None
         if bundle.coarse is not None:
             self.coarse = BundleNetworks(
@@ -301,6 +298,13 @@ def free_stride(network: nn.Module) -> tuple[int, ...] | None:
         return None  # positions are learnt for one extent
     stride: tuple[int, ...] | None = getattr(network, "stride", None)
     return stride
+
+
+def tell_of_no_mirrors(name: str) -> None:
+    """Warns that mirrored images are asked of a bundle of that name, which has not seen any."""
+    logger.warning(
+        "inference.tta=mirror changes nothing: %s was trained without mirrored images", name
+    )
 
 
 def mirror_axes_in_network(plan: Plan, mirror_axes: str) -> tuple[int, ...]:

@@ -36,24 +36,26 @@ def predictor_of(
     """
     inference = inference or SlidingWindow()
     require_use_for(bundle, inference)
+    if finds_objects(bundle):
+        return ObjectPredictor(
+            bundle,
+            objects=objects,
+            tta=inference.tta,
+            engine=inference.engine,
+            device=device,
+            precision=inference.precision,
+        )
     if isinstance(bundle, BundleGroup):
         return EnsemblePredictor(
             bundle, inference=inference, postprocess=postprocess, device=device
         )
-    if not finds_objects(bundle):
-        return NetworkPredictor(bundle, inference=inference, postprocess=postprocess, device=device)
-    return ObjectPredictor(
-        bundle,
-        objects=objects,
-        engine=inference.engine,
-        device=device,
-        precision=inference.precision,
-    )
+    return NetworkPredictor(bundle, inference=inference, postprocess=postprocess, device=device)
 
 
 def finds_objects(bundle: ModelBundle | BundleGroup) -> bool:
-    """Whether its results are objects; those of several bundles together never are."""
-    return isinstance(bundle, ModelBundle) and bundle.task_kind != "label_map"
+    """Whether its results are objects."""
+    first = bundle.bundles[0] if isinstance(bundle, BundleGroup) else bundle
+    return first.task_kind != "label_map"
 
 
 def require_use_for(bundle: ModelBundle | BundleGroup, inference: SlidingWindow) -> None:
@@ -62,11 +64,9 @@ def require_use_for(bundle: ModelBundle | BundleGroup, inference: SlidingWindow)
     Raises:
         ConfigError: the first such option.
     """
-    if not finds_objects(bundle):
-        return
-    if inference.tta != "none":
+    if finds_objects(bundle) and inference.weights is not None:
         raise ConfigError(
-            "inference.tta",
-            f"is {inference.tta}, but objects of mirrored images are not averaged",
+            "inference.weights",
+            "is given, but the objects of several bundles count alike",
             "leave it out for bundles that find objects",
         )

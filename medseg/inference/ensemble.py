@@ -44,11 +44,18 @@ class BundleGroup:
     def __post_init__(self) -> None:
         first = self.bundles[0]
         for bundle in self.bundles:
-            if bundle.task_kind != "label_map":
+            if bundle.task_kind == "panoptic":
                 raise ConfigError(
                     "bundle",
-                    f"{bundle.folder} finds objects, which are not averaged",
-                    "give bundles that tell the class of every voxel",
+                    f"{bundle.folder} finds objects and classes, which are not averaged together",
+                    "give this bundle alone",
+                )
+            if bundle.task_kind != first.task_kind:
+                raise ConfigError(
+                    "bundle",
+                    f"{bundle.folder} gives {_RESULTS[bundle.task_kind]}, "
+                    f"but {first.folder} gives {_RESULTS[first.task_kind]}",
+                    "give bundles of one kind",
                 )
             if _meaning(bundle.labels) != _meaning(first.labels):
                 raise ConfigError(
@@ -64,12 +71,14 @@ class BundleGroup:
                     f"{first.folder} of {first.num_channels}",
                     "give bundles of the same images",
                 )
-            if set(bundle.plan.orientation or "") != set(first.plan.orientation or ""):
+            # Classes are averaged on the grid of the scan, objects on that grid turned as the plan.
+            order = list if bundle.task_kind == "instances" else set
+            if order(bundle.plan.orientation or "") != order(first.plan.orientation or ""):
                 raise ConfigError(
                     "bundle",
                     f"{bundle.folder} sees images as {bundle.plan.orientation}, "
                     f"{first.folder} as {first.plan.orientation}",
-                    "give bundles whose plans have the same letters in `orientation`",
+                    "give bundles whose plans have the same `orientation`",
                 )
 
     @property
@@ -193,6 +202,9 @@ def load_bundles(folders: str | Path | Sequence[str | Path]) -> ModelBundle | Bu
     if not bundles:
         raise ConfigError("bundle", "is an empty list", "set bundle=<folder>, or [A,B]")
     return bundles[0] if len(bundles) == 1 else BundleGroup(bundles)
+
+
+_RESULTS = {"label_map": "the class of every voxel", "instances": "objects"}
 
 
 def _meaning(labels: LabelSet) -> tuple[object, ...]:

@@ -33,7 +33,7 @@ def sole_network(bundle: ModelBundle) -> nn.Module:
         raise BundleError(
             bundle.folder,
             f"holds {len(networks)} networks, whose objects cannot be averaged",
-            "take the bundle of one fold",
+            "take the bundles of single folds, for prediction as bundle=[A,B,...]",
         )
     return networks[0]
 

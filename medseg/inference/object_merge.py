@@ -116,6 +116,34 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
     return sorted(merged, key=lambda found: -found.score)
 
 
+def merge_views(
+    views: Sequence[Sequence[FoundObject]], shape: tuple[int, ...]
+) -> list[FoundObject]:
+    """The objects of an image of which several views show all, best first: scores are their mean, 0
+    from views that do not find an object, and so are the shares of those that do.
+
+    Args:
+        views: as different networks see the image, or as one sees it mirrored.
+        shape: of the image.
+    """
+    start = (0,) * len(shape)
+    return merge_windows([WindowObjects(start, shape, tuple(view)) for view in views], shape)
+
+
+def flipped(found: FoundObject, axes: Sequence[int], shape: tuple[int, ...]) -> FoundObject:
+    """The object in an image of that shape that is mirrored along some axes."""
+    if not axes:
+        return found
+    start = [
+        extent - stop if axis in axes else first
+        for axis, (first, stop, extent) in enumerate(
+            zip(found.start, found.stop, shape, strict=True)
+        )
+    ]
+    shares = None if found.shares is None else np.flip(found.shares, tuple(axes))
+    return replace(found, start=tuple(start), mask=np.flip(found.mask, tuple(axes)), shares=shares)
+
+
 def without_overlaps(
     objects: Iterable[FoundObject], shape: tuple[int, ...], *, min_left: float = 0.5
 ) -> list[FoundObject]:

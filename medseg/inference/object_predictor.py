@@ -16,13 +16,21 @@ from medseg.core.geometry import Geometry
 from medseg.core.identity import Case
 from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap, ProbabilityMap
 from medseg.core.volume import Volume
+from medseg.inference.bundle_networks import mirror_axes_in_network, tell_of_no_mirrors
+from medseg.inference.ensemble import BundleGroup
 from medseg.inference.network_space import instance_set, panoptic_map
 from medseg.inference.object_engines import sole_network
-from medseg.inference.object_merge import MASK_SHARE, FoundObject, cropped, shares_of
-from medseg.inference.object_windows import FindsObjects, ObjectWindows
+from medseg.inference.object_merge import (
+    MASK_SHARE,
+    FoundObject,
+    cropped,
+    merge_views,
+    shares_of,
+)
+from medseg.inference.object_windows import PART_SCORE, FindsObjects, ObjectWindows
 from medseg.inference.precision import autocast, best_device, best_precision
 from medseg.inference.runtimes import make_detector
-from medseg.inference.sliding_window import EngineName
+from medseg.inference.sliding_window import EngineName, Tta, mirror_combinations
 from medseg.inference.upsample import upsample_labels
 from medseg.models.layout import in_fast_layout
 from medseg.transforms.preprocess import preprocess
@@ -31,54 +39,58 @@ from medseg.transforms.restore import turn_back, turned_shape
 
 class ObjectPredictor:
     """Finds objects with the network of a bundle, and the class of every voxel where it is for
-    panoptic segmentation.
+    panoptic segmentation; or objects with the networks of several bundles.
 
-    The network's scores are moved so that the one from which on objects are best kept, as
-    validation cases have it, becomes a half; their order stays.
+    A network's scores are moved so that the one from which on objects are best kept, as
+    validation cases have it, becomes a half; their order stays. Several networks, and mirrored
+    images, are views of which an object has the mean score and outline (`merge_views`).
 
     Args:
-        bundle: loaded bundle of one network.
+        bundle: loaded bundle of one network, or several that find objects of the same classes.
         objects: how images are covered with windows, and which objects are kept.
+        tta: "mirror" looks at all mirrored images along the axes that training mirrored.
         engine: what computes the network's maps; others than torch see windows of the extents that
             training saw, on the CPU.
         device: "cpu" or "cuda"; None takes a GPU where there is one.
         precision: "bf16-mixed", "16-mixed" or "32-true"; None takes the fastest native one.
 
     Raises:
-        BundleError: the bundle averages several networks, which objects cannot be.
+        BundleError: a bundle averages several networks, which objects cannot be.
         ConfigError: the bundle carries no network for the engine.
     """
 
     def __init__(
         self,
-        bundle: ModelBundle,
+        bundle: ModelBundle | BundleGroup,
         *,
         objects: ObjectWindows | None = None,
+        tta: Tta = "none",
         engine: EngineName = "torch",
         device: str | None = None,
         precision: str | None = None,
     ) -> None:
-        self.bundle = bundle
-        self.objects = objects or ObjectWindows()
-        # Windows work with the network's own scores.
-        own = moved_score(self.objects.min_score, 0.5, bundle.best_score)
-        self.objects = replace(self.objects, min_score=own)
-        self.device = device or best_device()
-        self.precision = precision or best_precision(self.device)
-        network = in_fast_layout(sole_network(bundle).to(self.device).eval(), self.device)
-        exported = make_detector(
-            bundle, engine, network, device=self.device, precision=self.precision
-        )
-        if exported is None:
-            self.detector: FindsObjects = network  # type: ignore[assignment]
-        else:
-            network.cpu()
-            self.detector = exported
-            self.device, self.precision = "cpu", exported.precision
-            self.objects = replace(self.objects, window_growth=1.0)
+        bundles = bundle.bundles if isinstance(bundle, BundleGroup) else (bundle,)
+        self.labels = bundles[0].labels
         self.task_kind: Literal["instances", "panoptic"] = (
-            "panoptic" if bundle.task_kind == "panoptic" else "instances"
+            "panoptic" if bundles[0].task_kind == "panoptic" else "instances"
         )
+        self.objects = objects or ObjectWindows()
+        device = device or best_device()
+        precision = precision or best_precision(device)
+        least = self.objects.min_score
+        if len(bundles) > 1:  # what one of them doubts, others may be sure of
+            least = min(least, PART_SCORE)
+        self.members = [
+            _Member(
+                one,
+                objects=replace(self.objects, min_score=least),
+                tta=tta,
+                engine=engine,
+                device=device,
+                precision=precision,
+            )
+            for one in bundles
+        ]
 
     def predict(self, case: Case) -> InstanceSet | PanopticMap:
         """Objects on the grid of the case's image."""
@@ -101,21 +113,92 @@ class ObjectPredictor:
 
     def predict_volume(self, volume: Volume) -> InstanceSet | PanopticMap:
         """Objects on the grid of the volume."""
+        orientation = self.members[0].bundle.plan.orientation
+        source = volume.geometry
+        shape = turned_shape(source, orientation)
+        views, classes = [], None
+        for member in self.members:
+            found, classes = member.find(volume, shape, wants_classes=self.task_kind == "panoptic")
+            views.append(found)
+        placed = views[0]
+        if len(views) > 1:
+            placed = self.objects.chosen(merge_views(views, shape), shape)
+        unit = Geometry.from_spacing(shape, spacing_mm=(1.0, 1.0, 1.0))
+        instances = instance_set(placed, unit, labels=self.labels)
+        turned = replace(
+            instances,
+            layers=turn_back(instances.layers, source, orientation=orientation),
+            geometry=source,
+        )
+        if classes is None:
+            return turned
+        return panoptic_map(
+            turn_back(classes, source, orientation=orientation), turned, labels=self.labels
+        )
+
+
+class _Member:
+    """The network of one bundle.
+
+    Args:
+        bundle, tta, engine, device, precision: see `ObjectPredictor`.
+        objects: with the least score on the scale of moved ones.
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        *,
+        objects: ObjectWindows,
+        tta: Tta,
+        engine: EngineName,
+        device: str,
+        precision: str,
+    ) -> None:
+        self.bundle = bundle
+        # Windows work with the network's own scores.
+        own = moved_score(objects.min_score, 0.5, bundle.best_score)
+        self.objects = replace(objects, min_score=own)
+        self.device = device
+        self.precision = precision
+        axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)
+        if tta == "mirror" and not axes:
+            tell_of_no_mirrors(bundle.name)
+        self.mirrors = mirror_combinations(axes if tta == "mirror" else ())
+        network = in_fast_layout(sole_network(bundle).to(self.device).eval(), self.device)
+        exported = make_detector(
+            bundle, engine, network, device=self.device, precision=self.precision
+        )
+        if exported is None:
+            self.detector: FindsObjects = network  # type: ignore[assignment]
+        else:
+            network.cpu()
+            self.detector = exported
+            self.device, self.precision = "cpu", exported.precision
+            self.objects = replace(self.objects, window_growth=1.0)
+
+    def find(
+        self, volume: Volume, shape: tuple[int, int, int], *, wants_classes: bool
+    ) -> tuple[list[FoundObject], NDArray[np.integer] | None]:
+        """Objects and the class of every voxel, on the grid of the volume turned as the plan is.
+
+        Args:
+            volume: the image.
+            shape: of that grid.
+            wants_classes: of voxels; else None is given.
+        """
         bundle = self.bundle
-        plan, labels = bundle.plan, bundle.labels
-        ready = preprocess(volume, plan)
+        ready = preprocess(volume, bundle.plan)
         image = torch.from_numpy(ready.array).to(self.device)
-        is_panoptic = self.task_kind == "panoptic"
         with torch.inference_mode(), autocast(self.device, self.precision):
             found, logits = self.objects.find(
                 self.detector,
                 image,
-                patch_size=tuple(plan.patch_size or ()),
-                class_ids=thing_ids(labels),
-                num_classes=len(labels) if is_panoptic else None,
+                patch_size=tuple(bundle.plan.patch_size or ()),
+                class_ids=thing_ids(bundle.labels),
+                num_classes=len(bundle.labels) if wants_classes else None,
+                mirrors=self.mirrors,
             )
-        source, orientation = ready.source, plan.orientation
-        shape = turned_shape(source, orientation)
         inner = ready.array.shape[1:]
         placed = [
             replace(
@@ -123,15 +206,8 @@ class ObjectPredictor:
             )
             for one in found
         ]
-        unit = Geometry.from_spacing(shape, spacing_mm=(1.0, 1.0, 1.0))
-        instances = instance_set(placed, unit, labels=labels)
-        turned = replace(
-            instances,
-            layers=turn_back(instances.layers, source, orientation=orientation),
-            geometry=source,
-        )
         if logits is None:
-            return turned
+            return placed, None
         if not torch.isfinite(logits).all():
             raise MedsegError(
                 "network",
@@ -139,10 +215,7 @@ class ObjectPredictor:
                 "set inference.precision=32-true unless it is, and look at the training's loss",
                 code="E_PREDICTION",
             )
-        classes = upsample_labels(logits, shape, num_classes=len(labels))
-        return panoptic_map(
-            turn_back(classes, source, orientation=orientation), turned, labels=labels
-        )
+        return placed, upsample_labels(logits, shape, num_classes=len(bundle.labels))
 
 
 def moved_score(score: float, before: float, after: float) -> float:
@@ -178,7 +251,8 @@ def resized(
     if not mask.any():
         mask = share == share.max()
         mask.flat[np.flatnonzero(mask)[1:]] = False
-    return cropped(replace(found, start=tuple(start), mask=mask, shares=None))
+    # One voxel around, as shares have it; what lies beyond the new grid is 0.
+    return cropped(replace(found, start=tuple(start), mask=mask, shares=np.pad(share, 1)))
 
 
 def _linear(first: int, extent: int, old: int, new: int) -> tuple[int, NDArray[np.float32]]:

@@ -16,7 +16,9 @@ from medseg.inference.object_merge import (
     FoundObject,
     WindowObjects,
     cropped,
+    flipped,
     join_slices,
+    merge_views,
     merge_windows,
     without_overlaps,
 )
@@ -91,6 +93,7 @@ class ObjectWindows:
         patch_size: tuple[int, ...],
         class_ids: Sequence[int],
         num_classes: int | None = None,
+        mirrors: Sequence[tuple[int, ...]] = ((),),
     ) -> tuple[list[FoundObject], Tensor | None]:
         """Objects of an image, best first, and the logits of its classes.
 
@@ -102,17 +105,17 @@ class ObjectWindows:
             patch_size: of the training, 2 or 3 numbers.
             class_ids: classes of the objects; others are left out.
             num_classes: channels of the logits that are wanted as well; None wants none.
+            mirrors: axes that each view of the image is flipped along.
 
         Returns:
             Objects in voxels (i, j, k), and logits (num_classes, I, J, K) or None.
         """
+        view = _View(detector, patch_size, tuple(class_ids), num_classes)
         if len(patch_size) == 3:
-            return self._find_in(detector, image, patch_size, class_ids, num_classes)
+            return self._find_in(view, image, mirrors)
         slices, planes = [], []
         for k in range(image.shape[3]):
-            objects, logits = self._find_in(
-                detector, image[..., k], patch_size, class_ids, num_classes
-            )
+            objects, logits = self._find_in(view, image[..., k], mirrors)
             slices.append(objects)
             planes.append(logits)
         joined = join_slices(slices)
@@ -122,15 +125,40 @@ class ObjectWindows:
             torch.stack(stacked, dim=-1) if stacked else None,
         )
 
+    def chosen(self, objects: Sequence[FoundObject], shape: tuple[int, ...]) -> list[FoundObject]:
+        """Those of an image that are kept, each voxel for one of them unless overlaps are.
+
+        Args:
+            objects: best first.
+            shape: of the image.
+        """
+        kept = [found for found in objects if found.score >= self.min_score]
+        return kept if self.keeps_overlaps else self._apart(kept, shape)
+
+    def _apart(self, objects: Sequence[FoundObject], shape: tuple[int, ...]) -> list[FoundObject]:
+        return without_overlaps(objects, shape, min_left=self.min_left)
+
     def _find_in(
-        self,
-        detector: FindsObjects,
-        image: Tensor,
-        patch_size: tuple[int, ...],
-        class_ids: Sequence[int],
-        num_classes: int | None,
+        self, view: _View, image: Tensor, mirrors: Sequence[tuple[int, ...]]
     ) -> tuple[list[FoundObject], Tensor | None]:
         shape = tuple(image.shape[1:])
+        views, total = [], None
+        for axes in mirrors:
+            in_image = tuple(axis + 1 for axis in axes)
+            objects, logits = self._seen(view, image.flip(in_image), is_alone=len(mirrors) == 1)
+            views.append([flipped(found, axes, shape) for found in objects])
+            if logits is not None:
+                logits = logits.flip(in_image)
+                total = logits if total is None else total + logits
+        merged = views[0] if len(views) == 1 else merge_views(views, shape)
+        return self.chosen(merged, shape), None if total is None else total / len(views)
+
+    def _seen(
+        self, view: _View, image: Tensor, *, is_alone: bool
+    ) -> tuple[list[FoundObject], Tensor | None]:
+        """All objects that the windows of an image show together, and the logits of its classes."""
+        shape = tuple(image.shape[1:])
+        detector, patch_size, num_classes = view.detector, view.patch_size, view.num_classes
         window = tuple(
             min(extent, int(size * self.window_growth))
             for extent, size in zip(shape, patch_size, strict=True)
@@ -138,7 +166,9 @@ class ObjectWindows:
         found = []
         logits = weight = None
         starts = _starts(shape, window, patch_size, self.overlap)
-        least = self.min_score if len(starts) == 1 else min(self.min_score, PART_SCORE)
+        least = self.min_score
+        if len(starts) > 1 or not is_alone:
+            least = min(least, PART_SCORE)
         for start in starts:
             stop = tuple(a + n for a, n in zip(start, window, strict=True))
             box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
@@ -146,7 +176,7 @@ class ObjectWindows:
             (detections,) = detector.detect(
                 outputs, shape=window, max_objects=self.max_objects, min_score=least
             )
-            objects = _objects_of(detections, start, class_ids)
+            objects = _objects_of(detections, start, view.class_ids)
             if not self.keeps_overlaps:
                 objects = _within_window(objects, start, window, min_left=self.min_left)
             found.append(WindowObjects(start, stop, tuple(objects)))
@@ -159,13 +189,19 @@ class ObjectWindows:
                     weight = torch.zeros(shape, device=image.device)
                 logits[(slice(None), *box)] += part[0].float() * importance
                 weight[box] += importance
-        merged = merge_windows(found, shape)
-        objects = [one for one in merged if one.score >= self.min_score]
-        if not self.keeps_overlaps:
-            objects = without_overlaps(objects, shape, min_left=self.min_left)
         if logits is not None and weight is not None:
             logits /= weight
-        return objects, logits
+        return merge_windows(found, shape), logits
+
+
+@dataclass(frozen=True)
+class _View:
+    """What looks at an image, and for what; see `ObjectWindows.find`."""
+
+    detector: FindsObjects
+    patch_size: tuple[int, ...]
+    class_ids: tuple[int, ...]
+    num_classes: int | None
 
 
 def _starts(

@@ -20,6 +20,7 @@ from medseg.inference.uncertainty import Measure, PassMean
 Network = Callable[[Tensor], Tensor]
 Weights = Sequence[float] | Sequence[Sequence[float]]
 EngineName = Literal["torch", "onnx", "openvino", "openvino_int8", "auto"]
+Tta = Literal["none", "mirror"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class SlidingWindow:
 
     overlap: float = 0.5
     window_batch: int | None = None
-    tta: Literal["none", "mirror"] = "none"
+    tta: Tta = "none"
     sigma: float = 0.125
     engine: EngineName = "torch"
     precision: Precision | None = None

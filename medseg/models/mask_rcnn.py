@@ -14,7 +14,7 @@ from medseg.models.blocks import Activation, Initialisation, Norm, conv, initial
 from medseg.models.detection.anchors import NUM_ANCHORS, plan_anchors
 from medseg.models.detection.box_head import BoxHead
 from medseg.models.detection.boxes import as_strict_in, clip, decode, encode
-from medseg.models.detection.dense import classes_of, dense_loss
+from medseg.models.detection.dense import classes_of, dense_losses
 from medseg.models.detection.levels import BoxLevels
 from medseg.models.detection.maps import covered_by
 from medseg.models.detection.mask_head import MaskHead, mask_cells, mask_grid
@@ -76,7 +76,8 @@ class MaskRCNN(nn.Module):
     Shapes:
         image (N, in_channels, *S), any S, to "features", "rpn_logits" and "rpn_deltas", lists of
         tensors, and with `dense_weight` to "semantic" (N, out_channels, *L); `losses` and `detect`
-        run the second stage on them.
+        run the second stage on them. A U-Net in training also gives "coarser_semantic", the logits
+        of its next resolutions.
 
     Source: He et al. 2017, ICCV; Ren et al. 2015, NIPS; Lin et al. 2017, CVPR 936; for the dense
         loss Jaeger et al. 2020, PMLR 116:171.
@@ -148,7 +149,6 @@ class MaskRCNN(nn.Module):
                 kernel_sizes=kernel_sizes,
                 light_finest=light_finest,
                 norm=norm,
-                activation=activation,
                 initialisation=initialisation,
             )
         else:
@@ -205,17 +205,23 @@ class MaskRCNN(nn.Module):
         self.boxes.reset_outputs()
 
     def forward(self, image: Tensor) -> dict[str, Output]:
-        classes: Tensor | None = None
+        classes: list[Tensor] = []
         if isinstance(self.pyramid, UNetPyramid):
             levels, classes = self.pyramid(image)
         else:
             levels = self.pyramid(image)
             if self.dense is not None:
-                classes = self.dense(levels[self.levels.indices[0]])
+                classes = [self.dense(levels[self.levels.indices[0]])]
         logits, deltas = self.proposals(levels)
-        outputs = {"features": levels, "rpn_logits": logits, "rpn_deltas": deltas}
-        if classes is not None:
-            outputs["semantic"] = classes
+        outputs: dict[str, Output] = {
+            "features": levels,
+            "rpn_logits": logits,
+            "rpn_deltas": deltas,
+        }
+        if classes:
+            outputs["semantic"] = classes[0]
+        if len(classes) > 1:
+            outputs["coarser_semantic"] = classes[1:]
         return outputs
 
     def losses(
@@ -261,7 +267,8 @@ class MaskRCNN(nn.Module):
             levels, class_logits, rois=rois, matches=matches, objects=objects
         )
         if class_logits is not None:
-            terms["dense"] = self.dense_weight * dense_loss(class_logits, semantic)
+            coarser = [part.float() for part in outputs.get("coarser_semantic", [])]
+            terms["dense"] = self.dense_weight * dense_losses([class_logits, *coarser], semantic)
         return terms
 
     @torch.no_grad()

@@ -86,11 +86,16 @@ def test_nuclei_are_found_again(place, capsys):
     shutil.copytree(folds / "fold_0", folds / "fold_1")
     assert main(["ensemble", f"folds={folds}"]) == 1
     told = capsys.readouterr()
-    assert "networks that find objects, which cannot be averaged" in told.out + told.err
+    assert "networks that find objects, which are not averaged in one" in told.out + told.err
+    together = f"bundle=[{bundle},{folds / 'fold_1' / 'bundle'}]"
+    mirrored = ["inference.tta=mirror", "paths.output=mirrored"]
+    assert main(["predict", together, f"source.folder={data}", *mirrored]) == 0
+    again = np.asarray(Image.open(place / "mirrored" / "n00.png"))
+    assert np.array_equal(again > 0, pixels > 0)
     predict = ["predict", f"bundle={bundle}", f"source.folder={data}", "paths.output=other"]
     evaluate = ["evaluate", "predictions=out", f"references={data}", "paths.output=other"]
     for command, chosen in (
-        (predict, "inference.tta=mirror"),
+        (predict, "inference.weights=[1]"),
         (predict, "inference.engine=onnx"),
         (evaluate, "ensembles=[majority]"),
     ):

@@ -250,9 +250,9 @@ def test_bundles_that_do_not_belong_together_are_refused(tmp_path, monkeypatch):
 
     for other, what, remedy in (
         (bundle(tmp_path / "b", labels=others), "segments liver, cyst, but", "same classes"),
-        (bundle(tmp_path / "c", orientation="LPS"), "sees images as LPS", "same letters"),
+        (bundle(tmp_path / "c", orientation="LPS"), "sees images as LPS", "same `orientation`"),
         (perfect_bundle(tmp_path / "d"), "takes images of 3 channels", "same images"),
-        (bundle(tmp_path / "e", card={"task": "instances"}), "finds objects", "class of every"),
+        (bundle(tmp_path / "e", card={"task": "instances"}), "gives objects, but", "one kind"),
     ):
         with pytest.raises(ConfigError) as caught:
             BundleGroup((one, other))

@@ -1,0 +1,219 @@
+"""Objects as several networks, or one with mirrored images, see them together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from learning_cases import small_plan
+from object_networks import BrightObjects
+
+from medseg.bundle import ModelBundle
+from medseg.core.errors import ConfigError
+from medseg.core.geometry import Geometry
+from medseg.core.labels import LabelSet
+from medseg.core.volume import Volume
+from medseg.inference.bundle_predictor import predictor_of
+from medseg.inference.ensemble import BundleGroup
+from medseg.inference.object_merge import FoundObject, flipped, merge_views
+from medseg.inference.object_predictor import ObjectPredictor
+from medseg.inference.object_windows import ObjectWindows
+from medseg.inference.sliding_window import SlidingWindow, mirror_combinations
+
+LABELS = LabelSet.from_mapping({"background": 0, "lesion": {"id": 1, "thing": True}})
+AS_IT_IS = {"kind": "clip_zscore", "low": 0.0, "high": 10.0, "mean": 0.0, "std": 1.0}
+BOXES = ((2, 3, 4), (20, 9, 14)), ((9, 8, 9), (27, 15, 20))
+"""First voxels of two bright boxes, and their ends."""
+
+
+@pytest.fixture(autouse=True)
+def allowed(monkeypatch):
+    monkeypatch.setenv("MEDSEG_ALLOWED_TARGETS", "object_networks")
+
+
+def volume(values=(6.0, 8.0)) -> Volume:
+    array = np.zeros((1, 36, 20, 28), np.float32)
+    for value, corner, end in zip(values, *BOXES, strict=True):
+        array[(0, *(slice(a, b) for a, b in zip(corner, end, strict=True)))] = value
+    return Volume(array, Geometry.from_spacing((36, 20, 28), spacing_mm=(1.0, 1.0, 1.0)))
+
+
+def bundle(folder: Path, *, level=1.0, dims=3, task="instances", best_score=0.5, **plan):
+    options = {"in_channels": 1, "spatial_dims": dims, "level": level}
+    entries = {
+        "spatial_dims": dims, "spacing_mm": (1.0, 1.0, 1.0), "patch_size": (16,) * dims,
+        "strides": ((1,) * dims, (2,) * dims), "kernel_sizes": ((3,) * dims,) * 2,
+        "normalisation": (AS_IT_IS,), **plan,
+    }  # fmt: skip
+    return ModelBundle.write(
+        folder,
+        weights={"fold_0": BrightObjects(1, 2, spatial_dims=dims).state_dict()},
+        plan=small_plan(**entries),
+        labels=LABELS,
+        config={},
+        card={
+            "name": "bright",
+            "task": task,
+            "best_score": best_score,
+            "mirror_axes": "RAS",
+            "network": {"class": "object_networks.BrightObjects", "options": options},
+        },
+    )
+
+
+@pytest.mark.parametrize("axes", [(), (0,), (1, 2), (0, 1, 2)])
+def test_an_object_is_flipped_with_its_image(axes):
+    rng = np.random.default_rng(0)
+    shares = rng.random((7, 6, 5), dtype=np.float32)
+    found = FoundObject((3, 1, 2), shares[1:-1, 1:-1, 1:-1] >= 0.5, 1, 0.9, shares)
+    image = np.zeros((12, 9, 8), np.float32)
+    image[2:9, 0:6, 1:6] = shares
+
+    moved = flipped(found, axes, image.shape)
+
+    around = tuple(slice(part.start - 1, part.stop + 1) for part in moved.region)
+    assert np.array_equal(np.flip(image, axes)[around], moved.shares)
+    assert np.array_equal(moved.shares[1:-1, 1:-1, 1:-1] >= 0.5, moved.mask)
+    back = flipped(moved, axes, image.shape)
+    assert back.start == found.start
+    assert np.array_equal(back.mask, found.mask)
+
+
+def test_an_object_that_not_all_views_have_is_doubted():
+    square = np.ones((6, 6), np.bool_)
+    first = [FoundObject((4, 4), square, 1, 0.9), FoundObject((20, 4), square, 1, 0.6)]
+    second = [FoundObject((4, 4), square, 1, 0.7)]
+
+    found = merge_views([first, second], (32, 16))
+
+    assert [(one.start, pytest.approx(one.score)) for one in found] == [
+        ((4, 4), 0.8),
+        ((20, 4), 0.3),
+    ]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_mirrored_images_show_the_same_objects(dims):
+    image = torch.from_numpy(volume().array)
+    network = BrightObjects(1, 2, spatial_dims=dims)
+    find = {"patch_size": (16,) * dims, "class_ids": [1], "num_classes": 2}
+
+    plain, logits = ObjectWindows().find(network, image, **find)
+    num_windows = len(network.windows)
+    views, mean = ObjectWindows().find(
+        network, image, **find, mirrors=mirror_combinations(tuple(range(dims)))
+    )
+
+    assert len(network.windows) == num_windows * (1 + 2**dims)
+    assert len(plain) == 2
+    for one, other in zip(plain, views, strict=True):
+        assert one.start == other.start
+        assert np.array_equal(one.mask, other.mask)
+        assert one.score == pytest.approx(other.score)
+    assert torch.allclose(logits, mean, atol=1e-5)
+
+
+class SeesTheFirstHalf(BrightObjects):
+    """Finds objects in the first half of an image alone."""
+
+    def detect(self, outputs, *, shape, max_objects=1000, min_score=0.05):
+        (found,) = super().detect(
+            outputs, shape=shape, max_objects=max_objects, min_score=min_score
+        )
+        return [found.select((found.boxes[:, 0] < shape[0] / 2).nonzero()[:, 0])]
+
+
+def test_what_one_of_two_mirrored_images_shows_has_half_the_score():
+    image = torch.from_numpy(volume().array)
+    windows = ObjectWindows(window_growth=100.0, min_score=0.0)
+
+    found, _ = windows.find(
+        SeesTheFirstHalf(1, 2, spatial_dims=3), image, patch_size=(16,) * 3, class_ids=[1],
+        mirrors=[(), (0,)],
+    )  # fmt: skip
+
+    assert sorted(round(one.score, 3) for one in found) == [0.3, 0.4]
+
+
+def test_bundles_together_give_the_mean_score(tmp_path):
+    # The second one takes the dimmer box for background.
+    group = BundleGroup((bundle(tmp_path / "a"), bundle(tmp_path / "b", level=7.0)))
+
+    sure = ObjectPredictor(group, device="cpu").predict_volume(volume())
+    unsure = ObjectPredictor(
+        group, objects=ObjectWindows(min_score=0.2), device="cpu"
+    ).predict_volume(volume())
+
+    assert sure.scores.tolist() == pytest.approx([0.8])
+    assert unsure.scores.tolist() == pytest.approx([0.8, 0.3])
+    for n, (low, high) in ((1, (20, 27)), (2, (2, 9))):
+        box, mask = unsure.mask(n)
+        assert (box[0].start, box[0].stop) == (low, high)
+        assert mask.all()
+
+
+def test_what_one_bundle_doubts_others_may_be_sure_of(tmp_path):
+    # 0.8 and 0.6 as they are; as odds against a best score of 0.9, 0.31 and 0.14.
+    bundles = (bundle(tmp_path / "a"), bundle(tmp_path / "b", best_score=0.9))
+
+    found = ObjectPredictor(BundleGroup(bundles), device="cpu").predict_volume(volume((9.0, 8.0)))
+
+    odds = [(0.9, 0.5), (0.8, 4 / 13)]
+    assert found.scores.tolist() == pytest.approx([sum(pair) / 2 for pair in odds], abs=1e-5)
+
+
+def test_bundles_with_plans_of_their_own_agree_on_the_grid_of_the_scan(tmp_path):
+    bundles = (
+        bundle(tmp_path / "a"),
+        bundle(tmp_path / "b", spacing_mm=(2.0, 1.0, 1.0)),
+    )
+
+    found = ObjectPredictor(BundleGroup(bundles), device="cpu").predict_volume(volume())
+
+    assert len(found) == 2
+    assert np.array_equal(found.geometry.affine, volume().geometry.affine)
+    for n, (corner, end) in enumerate(zip(BOXES[0][::-1], BOXES[1][::-1], strict=True), start=1):
+        box, mask = found.mask(n)
+        whole = np.prod(np.subtract(end, corner))
+        assert abs(int(mask.sum()) - whole) <= 0.1 * whole
+        assert all(
+            abs(part.start - a) <= 1 and abs(part.stop - b) <= 1
+            for part, a, b in zip(box, corner, end, strict=True)
+        )
+
+
+def test_bundles_that_do_not_belong_together_are_refused(tmp_path):
+    one = bundle(tmp_path / "a")
+
+    for other, what, remedy in (
+        (bundle(tmp_path / "b", task="panoptic"), "finds objects and classes", "alone"),
+        (bundle(tmp_path / "c", task="label_map"), "gives the class of every voxel", "one kind"),
+        (bundle(tmp_path / "d", orientation="ASR"), "sees images as ASR", "same `orientation`"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            BundleGroup((one, other))
+        assert what in caught.value.what
+        assert str(other.folder) in caught.value.what
+        assert remedy in caught.value.remedy
+    group = BundleGroup((one, bundle(tmp_path / "e")))
+    with pytest.raises(ConfigError, match=r"inference\.weights"):
+        predictor_of(group, inference=SlidingWindow(weights=(2.0, 1.0)))
+
+
+def test_a_bundle_without_mirrored_images_says_that_mirroring_changes_nothing(tmp_path, caplog):
+    card = bundle(tmp_path / "a").card
+    plain = ModelBundle.write(
+        tmp_path / "b",
+        weights={"fold_0": BrightObjects(1, 2, spatial_dims=3).state_dict()},
+        plan=bundle(tmp_path / "c").plan,
+        labels=LABELS,
+        config={},
+        card={**card, "mirror_axes": ""},
+    )
+
+    found = predictor_of(plain, inference=SlidingWindow(tta="mirror"), device="cpu")
+
+    assert "inference.tta=mirror changes nothing" in caplog.text
+    assert len(found.predict_volume(volume())) == 2
