@@ -104,7 +104,7 @@ def _options(cfg: DictConfig, bundle: Any, folder: Path) -> DictConfig:
 
 
 def _has_classes(bundle: Any) -> bool:
-    from medseg.inference.ensemble import BundleGroup, load_bundles
+    from medseg.inference.bundle_predictor import finds_objects
+    from medseg.inference.ensemble import load_bundles
 
-    loaded = load_bundles(bundle)
-    return isinstance(loaded, BundleGroup) or loaded.task_kind == "label_map"
+    return not finds_objects(load_bundles(bundle))

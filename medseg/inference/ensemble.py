@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.bundle import ModelBundle
+from medseg.core.components import thing_ids
 from medseg.core.errors import ConfigError
 from medseg.core.identity import Case
 from medseg.core.labels import LabelSet
@@ -43,6 +44,7 @@ class BundleGroup:
 
     def __post_init__(self) -> None:
         first = self.bundles[0]
+        finds_objects = first.task_kind == "instances"
         for bundle in self.bundles:
             if bundle.task_kind == "panoptic":
                 raise ConfigError(
@@ -64,6 +66,13 @@ class BundleGroup:
                     f"but {first.folder} segments {_named(first.labels)}",
                     "give bundles of the same classes in the same order",
                 )
+            if finds_objects and thing_ids(bundle.labels) != thing_ids(first.labels):
+                raise ConfigError(
+                    "bundle",
+                    f"{bundle.folder} finds {_things(bundle.labels)} one by one, "
+                    f"but {first.folder} finds {_things(first.labels)}",
+                    "give bundles with the same `thing: true` in their labels",
+                )
             if bundle.num_channels != first.num_channels:
                 raise ConfigError(
                     "bundle",
@@ -72,7 +81,7 @@ class BundleGroup:
                     "give bundles of the same images",
                 )
             # Classes are averaged on the grid of the scan, objects on that grid turned as the plan.
-            order = list if bundle.task_kind == "instances" else set
+            order = list if finds_objects else set
             if order(bundle.plan.orientation or "") != order(first.plan.orientation or ""):
                 raise ConfigError(
                     "bundle",
@@ -216,3 +225,7 @@ def _named(labels: LabelSet) -> str:
     names = ", ".join(label.name for label in labels.foreground)
     regions = ", ".join(region.name for region in labels.regions)
     return f"{names} as regions {regions}" if regions else names
+
+
+def _things(labels: LabelSet) -> str:
+    return ", ".join(labels.names[class_id] for class_id in thing_ids(labels))

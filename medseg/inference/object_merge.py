@@ -6,6 +6,7 @@ the same voxels, parts of one object agree there; that is what tells them from n
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.models.detection.masks import THRESHOLD
+
 MIN_IOU = 0.5
 """Of two parts of an object, over the voxels that both windows see."""
 MIN_CONTAINED = 0.7
 """Share of the smaller part that lies in the larger, for parts cut by a border, whose masks end
 early there (both chosen, untested beyond the tests).
 """
-MASK_SHARE = 0.5
-"""Share from which a voxel is in the mask."""
+MIN_IN_COMMON = 0.5
+"""Share of the smaller part that lies in the larger, for whole objects of two views: different
+networks outline lesions of a few voxels differently (chosen).
+"""
 MARGIN = 1
 """A part that comes this near to a border within the image counts as cut."""
 
@@ -40,16 +45,16 @@ class FoundObject:
         mask: bool, the box.
         class_id: of the object.
         score: in [0, 1].
-        shares: how far each voxel belongs to the object, in [0, 1], for the box and one voxel
-            around it, 0 beyond the image; None where that is not known. The mask is what the object
-            has on this grid; shares say where its outline runs between voxels.
+        probabilities: of the mask, for the box and one voxel around it, 0 where the object cannot
+            be, such as beyond the image; None where they are not known. The mask is what the object
+            has on this grid, they say where its outline runs between voxels.
     """
 
     start: tuple[int, ...]
     mask: NDArray[np.bool_]
     class_id: int
     score: float
-    shares: NDArray[np.float32] | None = None
+    probabilities: NDArray[np.float32] | None = None
 
     @property
     def stop(self) -> tuple[int, ...]:
@@ -82,13 +87,37 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
     object has one part each. Of an object that some window shows whole, that one counts which shows
     it furthest from its border, and its score is the mean of all windows that would show it whole,
     0 of those that do not find it; of others the parts are joined, with the mean of their scores
-    weighted by voxels. Shares are the mean of those windows that show an object whole, the highest
-    where parts are joined.
+    weighted by voxels. Probabilities are the mean of those windows that show an object whole, the
+    highest where parts are joined.
 
     Args:
         windows: covering the image.
         shape: of the image.
     """
+    return _merged(windows, shape, min_in_common=math.inf)
+
+
+def merge_views(
+    views: Sequence[Sequence[FoundObject]], shape: tuple[int, ...]
+) -> list[FoundObject]:
+    """The objects of an image of which several views show all, best first: scores are their mean, 0
+    from views that do not find an object, and probabilities the mean of those that do.
+
+    Objects of two views are one if they have the same class and half of the smaller lies in the
+    larger; in each view an object has one part at most.
+
+    Args:
+        views: as different networks see the image, or as one sees it mirrored.
+        shape: of the image.
+    """
+    start = (0,) * len(shape)
+    windows = [WindowObjects(start, shape, tuple(view)) for view in views]
+    return _merged(windows, shape, min_in_common=MIN_IN_COMMON)
+
+
+def _merged(
+    windows: Sequence[WindowObjects], shape: tuple[int, ...], *, min_in_common: float
+) -> list[FoundObject]:
     parts = [part for window in windows for part in window.objects]
     first = np.cumsum([0, *(len(window.objects) for window in windows)])
     window_of = np.repeat(np.arange(len(windows)), np.diff(first))
@@ -103,7 +132,7 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
     groups = _Groups(len(parts))
     for a, b in _neighbours(windows):
         for n, m in _same_objects(
-            windows[a], windows[b], clearance[first[a] :], clearance[first[b] :]
+            windows[a], windows[b], clearance[first[a] :], clearance[first[b] :], min_in_common
         ):
             groups.join(int(first[a]) + n, int(first[b]) + m)
     merged = []
@@ -116,20 +145,6 @@ def merge_windows(windows: Sequence[WindowObjects], shape: tuple[int, ...]) -> l
     return sorted(merged, key=lambda found: -found.score)
 
 
-def merge_views(
-    views: Sequence[Sequence[FoundObject]], shape: tuple[int, ...]
-) -> list[FoundObject]:
-    """The objects of an image of which several views show all, best first: scores are their mean, 0
-    from views that do not find an object, and so are the shares of those that do.
-
-    Args:
-        views: as different networks see the image, or as one sees it mirrored.
-        shape: of the image.
-    """
-    start = (0,) * len(shape)
-    return merge_windows([WindowObjects(start, shape, tuple(view)) for view in views], shape)
-
-
 def flipped(found: FoundObject, axes: Sequence[int], shape: tuple[int, ...]) -> FoundObject:
     """The object in an image of that shape that is mirrored along some axes."""
     if not axes:
@@ -140,8 +155,15 @@ def flipped(found: FoundObject, axes: Sequence[int], shape: tuple[int, ...]) -> 
             zip(found.start, found.stop, shape, strict=True)
         )
     ]
-    shares = None if found.shares is None else np.flip(found.shares, tuple(axes))
-    return replace(found, start=tuple(start), mask=np.flip(found.mask, tuple(axes)), shares=shares)
+    probabilities = (
+        None if found.probabilities is None else np.flip(found.probabilities, tuple(axes))
+    )
+    return replace(
+        found,
+        start=tuple(start),
+        mask=np.flip(found.mask, tuple(axes)),
+        probabilities=probabilities,
+    )
 
 
 def without_overlaps(
@@ -163,12 +185,12 @@ def without_overlaps(
         left = int(free.sum())
         if left == 0 or left < min_left * int(found.mask.sum()):
             continue
-        shares = found.shares
-        if shares is not None:
+        probabilities = found.probabilities
+        if probabilities is not None:
             around = tuple(slice(part.start, part.stop + 2) for part in found.region)
-            shares = np.where(taken[around], 0, shares)
+            probabilities = np.where(taken[around], 0, probabilities)
         taken[region] |= free
-        kept.append(cropped(replace(found, mask=free, shares=shares)))
+        kept.append(cropped(replace(found, mask=free, probabilities=probabilities)))
     return kept
 
 
@@ -181,13 +203,19 @@ def cropped(found: FoundObject) -> FoundObject:
         box.append(slice(int(filled[0]), int(filled[-1]) + 1))
         around.append(slice(int(filled[0]), int(filled[-1]) + 3))
         start.append(found.start[axis] + int(filled[0]))
-    shares = None if found.shares is None else found.shares[tuple(around)]
-    return replace(found, start=tuple(start), mask=found.mask[tuple(box)], shares=shares)
+    probabilities = None if found.probabilities is None else found.probabilities[tuple(around)]
+    return replace(
+        found, start=tuple(start), mask=found.mask[tuple(box)], probabilities=probabilities
+    )
 
 
-def shares_of(found: FoundObject) -> NDArray[np.float32]:
+def probabilities_of(found: FoundObject) -> NDArray[np.float32]:
     """Shares of an object's box and one voxel around it; a mask's are 0 and 1."""
-    return np.pad(found.mask, 1).astype(np.float32) if found.shares is None else found.shares
+    return (
+        np.pad(found.mask, 1).astype(np.float32)
+        if found.probabilities is None
+        else found.probabilities
+    )
 
 
 def join_slices(
@@ -214,10 +242,12 @@ def join_slices(
 
 def _as_slice(found: FoundObject, k: int) -> FoundObject:
     """A 2D object in three axes, in slice k."""
-    shares = found.shares
-    if shares is not None:
-        shares = np.pad(shares[..., None], [(0, 0)] * shares.ndim + [(1, 1)])
-    return replace(found, start=(*found.start, k), mask=found.mask[..., None], shares=shares)
+    probabilities = found.probabilities
+    if probabilities is not None:
+        probabilities = np.pad(probabilities[..., None], [(0, 0)] * probabilities.ndim + [(1, 1)])
+    return replace(
+        found, start=(*found.start, k), mask=found.mask[..., None], probabilities=probabilities
+    )
 
 
 class _Groups:
@@ -276,6 +306,7 @@ def _same_objects(
     second: WindowObjects,
     first_clearance: NDArray[Any],
     second_clearance: NDArray[Any],
+    min_in_common: float,
 ) -> list[tuple[int, int]]:
     region = tuple(
         slice(max(a, b), min(c, d))
@@ -284,7 +315,7 @@ def _same_objects(
 
     def agrees(iou: float, inside: float, n: int, m: int) -> bool:
         is_cut = min(first_clearance[n], second_clearance[m]) <= MARGIN
-        return iou >= MIN_IOU or (is_cut and inside >= MIN_CONTAINED)
+        return iou >= MIN_IOU or inside >= (MIN_CONTAINED if is_cut else min_in_common)
 
     return _pairs(first.objects, second.objects, region, agrees)
 
@@ -295,21 +326,12 @@ def _pairs(
     """Partners by falling IoU over a region, each object with one at most."""
     if not first or not second:
         return []
-    low, high = _boxes(first)
-    other_low, other_high = _boxes(second)
-    bottom = np.maximum(low[:, None], other_low)
-    top = np.minimum(high[:, None], other_high)
-    if region is not None:
-        bottom = np.maximum(bottom, [part.start for part in region])
-        top = np.minimum(top, [part.stop for part in region])
     found = []
-    for n, m in np.argwhere((top > bottom).all(axis=2)).tolist():
+    for n, m, bottom, top in _meeting(first, second, region):
         one, other = first[n], second[m]
         if one.class_id != other.class_id:
             continue
-        common = int(
-            (_part(one, bottom[n, m], top[n, m]) & _part(other, bottom[n, m], top[n, m])).sum()
-        )
+        common = int((_part(one, bottom, top) & _part(other, bottom, top)).sum())
         if not common:
             continue
         sizes = [_size_within(one, region), _size_within(other, region)]
@@ -323,6 +345,33 @@ def _pairs(
             used.add(n)
             used_other.add(m)
     return partners
+
+
+def _meeting(
+    first: Sequence[FoundObject], second: Sequence[FoundObject], region: Region | None
+) -> Iterable[tuple[int, int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Numbers of objects whose boxes meet, and the first voxel and end of what they share.
+
+    Some boxes are compared at once, sorted along the first axis: memory does not grow with the
+    square of the objects of an image, nor does time where they lie apart.
+    """
+    low, high = _boxes(first)
+    other_low, other_high = _boxes(second)
+    if region is not None:
+        low = np.maximum(low, [part.start for part in region])
+        high = np.minimum(high, [part.stop for part in region])
+    order = np.argsort(low[:, 0], kind="stable")
+    for start in range(0, len(order), _BOXES_AT_ONCE):
+        rows = order[start : start + _BOXES_AT_ONCE]
+        near = (other_low[:, 0] < high[rows, 0].max()) & (other_high[:, 0] > low[rows, 0].min())
+        columns = np.flatnonzero(near)
+        bottom = np.maximum(low[rows, None], other_low[columns])
+        top = np.minimum(high[rows, None], other_high[columns])
+        for n, m in np.argwhere((top > bottom).all(axis=2)).tolist():
+            yield int(rows[n]), int(columns[m]), bottom[n, m], top[n, m]
+
+
+_BOXES_AT_ONCE = 64
 
 
 def _boxes(objects: Sequence[FoundObject]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -370,7 +419,7 @@ def _mean_view(
     shape: tuple[int, ...],
 ) -> FoundObject:
     """An object with the mean of its scores over the windows that would show it whole, and of its
-    shares over those that do.
+    probabilities over those that do.
 
     Args:
         found: as one of them shows it.
@@ -386,15 +435,15 @@ def _mean_view(
             if known is None or part.score > known.score:
                 best[window] = part
     score = sum(part.score for part in best.values()) / int(shows_whole.sum())
-    alike = [part for part in best.values() if part.shares is not None]
+    alike = [part for part in best.values() if part.probabilities is not None]
     if len(alike) < 2:
         return replace(found, score=score)
-    start, shares = _together(alike, np.add)
-    shares = shares / np.float32(len(alike))
-    mask = shares[(slice(1, -1),) * shares.ndim] >= MASK_SHARE
+    start, probabilities = _together(alike, np.add)
+    probabilities = probabilities / np.float32(len(alike))
+    mask = probabilities[(slice(1, -1),) * probabilities.ndim] >= THRESHOLD
     if not mask.any():
         return replace(found, score=score)
-    return cropped(FoundObject(start, mask, found.class_id, score, shares))
+    return cropped(FoundObject(start, mask, found.class_id, score, probabilities))
 
 
 def _contained(one: FoundObject, other: FoundObject) -> float:
@@ -413,29 +462,29 @@ def _union(parts: Sequence[FoundObject]) -> FoundObject:
     """
     if len(parts) == 1:
         return parts[0]
-    start, shares = _together(parts, np.maximum)
-    mask = shares[(slice(1, -1),) * shares.ndim] >= MASK_SHARE
+    start, probabilities = _together(parts, np.maximum)
+    mask = probabilities[(slice(1, -1),) * probabilities.ndim] >= THRESHOLD
     sizes = np.array([part.mask.sum() for part in parts], float)
     score = float(np.average([part.score for part in parts], weights=sizes))
-    is_soft = any(part.shares is not None for part in parts)
+    is_soft = any(part.probabilities is not None for part in parts)
     class_id = parts[int(sizes.argmax())].class_id
-    return FoundObject(start, mask, class_id, score, shares if is_soft else None)
+    return FoundObject(start, mask, class_id, score, probabilities if is_soft else None)
 
 
 def _together(
     parts: Sequence[FoundObject], combine: np.ufunc
 ) -> tuple[tuple[int, ...], NDArray[np.float32]]:
-    """First voxel of the least box around parts, and their shares in it and one voxel around it,
-    combined where they meet; masks count as shares of 0 and 1.
+    """First voxel of the least box around parts, and their probabilities there and a voxel around,
+    combined where they meet; masks count as probabilities of 0 and 1.
     """
     low = np.min([part.start for part in parts], axis=0)
     high = np.max([part.stop for part in parts], axis=0)
-    shares = np.zeros(tuple(high - low + 2), np.float32)
+    probabilities = np.zeros(tuple(high - low + 2), np.float32)
     for part in parts:
         around = tuple(
             slice(int(a - s), int(b - s) + 2)
             for a, b, s in zip(part.start, part.stop, low, strict=True)
         )
-        own = shares_of(part)
-        combine(shares[around], own, out=shares[around])
-    return tuple(int(n) for n in low), shares
+        own = probabilities_of(part)
+        combine(probabilities[around], own, out=probabilities[around])
+    return tuple(int(n) for n in low), probabilities

@@ -21,19 +21,19 @@ from medseg.inference.ensemble import BundleGroup
 from medseg.inference.network_space import instance_set, panoptic_map
 from medseg.inference.object_engines import sole_network
 from medseg.inference.object_merge import (
-    MASK_SHARE,
     FoundObject,
     cropped,
     merge_views,
-    shares_of,
+    probabilities_of,
 )
 from medseg.inference.object_windows import PART_SCORE, FindsObjects, ObjectWindows
 from medseg.inference.precision import autocast, best_device, best_precision
 from medseg.inference.runtimes import make_detector
 from medseg.inference.sliding_window import EngineName, Tta, mirror_combinations
 from medseg.inference.upsample import upsample_labels
+from medseg.models.detection.masks import THRESHOLD
 from medseg.models.layout import in_fast_layout
-from medseg.transforms.preprocess import preprocess
+from medseg.transforms.preprocess import Preprocessed, preprocess
 from medseg.transforms.restore import turn_back, turned_shape
 
 
@@ -117,11 +117,12 @@ class ObjectPredictor:
         source = volume.geometry
         shape = turned_shape(source, orientation)
         views, classes = [], None
-        for member in self.members:
-            found, classes = member.find(volume, shape, wants_classes=self.task_kind == "panoptic")
+        for member, ready in zip(self.members, self._prepared(volume), strict=True):
+            found, classes = member.find(ready, shape, wants_classes=self.task_kind == "panoptic")
             views.append(found)
-        placed = views[0]
-        if len(views) > 1:
+        if len(views) == 1:  # interpolated outlines of neighbours may overlap
+            placed = self.objects.apart(views[0], shape)
+        else:
             placed = self.objects.chosen(merge_views(views, shape), shape)
         unit = Geometry.from_spacing(shape, spacing_mm=(1.0, 1.0, 1.0))
         instances = instance_set(placed, unit, labels=self.labels)
@@ -135,6 +136,15 @@ class ObjectPredictor:
         return panoptic_map(
             turn_back(classes, source, orientation=orientation), turned, labels=self.labels
         )
+
+    def _prepared(self, volume: Volume) -> list[Preprocessed]:
+        """The volume as each bundle has it, computed once for equal plans."""
+        plans = [member.bundle.plan for member in self.members]
+        prepared: list[Preprocessed] = []
+        for n, plan in enumerate(plans):
+            first = plans.index(plan)
+            prepared.append(prepared[first] if first < n else preprocess(volume, plan))
+        return prepared
 
 
 class _Member:
@@ -178,17 +188,16 @@ class _Member:
             self.objects = replace(self.objects, window_growth=1.0)
 
     def find(
-        self, volume: Volume, shape: tuple[int, int, int], *, wants_classes: bool
+        self, ready: Preprocessed, shape: tuple[int, int, int], *, wants_classes: bool
     ) -> tuple[list[FoundObject], NDArray[np.integer] | None]:
         """Objects and the class of every voxel, on the grid of the volume turned as the plan is.
 
         Args:
-            volume: the image.
+            ready: the image as the plan has it.
             shape: of that grid.
             wants_classes: of voxels; else None is given.
         """
         bundle = self.bundle
-        ready = preprocess(volume, bundle.plan)
         image = torch.from_numpy(ready.array).to(self.device)
         with torch.inference_mode(), autocast(self.device, self.precision):
             found, logits = self.objects.find(
@@ -232,7 +241,7 @@ def moved_score(score: float, before: float, after: float) -> float:
 def resized(
     found: FoundObject, old_shape: tuple[int, ...], new_shape: tuple[int, ...]
 ) -> FoundObject:
-    """An object of a grid on another one over the same field of view: where its shares of voxels,
+    """An object of a grid on another one over the same field of view: where its probabilities,
     interpolated linearly, are at least a half, or one voxel of the highest where nowhere they are.
 
     Args:
@@ -241,18 +250,18 @@ def resized(
     """
     if tuple(old_shape) == tuple(new_shape):
         return found
-    share = shares_of(found)
+    values = probabilities_of(found)
     start = []
     for axis, (old, new) in enumerate(zip(old_shape, new_shape, strict=True)):
-        first, matrix = _linear(found.start[axis] - 1, share.shape[axis], old, new)
-        share = np.moveaxis(np.tensordot(matrix, share, axes=(1, axis)), 0, axis)
+        first, matrix = _linear(found.start[axis] - 1, values.shape[axis], old, new)
+        values = np.moveaxis(np.tensordot(matrix, values, axes=(1, axis)), 0, axis)
         start.append(first)
-    mask: NDArray[np.bool_] = share >= MASK_SHARE
+    mask: NDArray[np.bool_] = values >= THRESHOLD
     if not mask.any():
-        mask = share == share.max()
+        mask = values == values.max()
         mask.flat[np.flatnonzero(mask)[1:]] = False
-    # One voxel around, as shares have it; what lies beyond the new grid is 0.
-    return cropped(replace(found, start=tuple(start), mask=mask, shares=np.pad(share, 1)))
+    around = np.pad(values, 1)
+    return cropped(replace(found, start=tuple(start), mask=mask, probabilities=around))
 
 
 def _linear(first: int, extent: int, old: int, new: int) -> tuple[int, NDArray[np.float32]]:

@@ -110,12 +110,12 @@ class ObjectWindows:
         Returns:
             Objects in voxels (i, j, k), and logits (num_classes, I, J, K) or None.
         """
-        view = _View(detector, patch_size, tuple(class_ids), num_classes)
+        search = _Search(detector, patch_size, tuple(class_ids), num_classes)
         if len(patch_size) == 3:
-            return self._find_in(view, image, mirrors)
+            return self._find_in(search, image, mirrors)
         slices, planes = [], []
         for k in range(image.shape[3]):
-            objects, logits = self._find_in(view, image[..., k], mirrors)
+            objects, logits = self._find_in(search, image[..., k], mirrors)
             slices.append(objects)
             planes.append(logits)
         joined = join_slices(slices)
@@ -126,26 +126,28 @@ class ObjectWindows:
         )
 
     def chosen(self, objects: Sequence[FoundObject], shape: tuple[int, ...]) -> list[FoundObject]:
-        """Those of an image that are kept, each voxel for one of them unless overlaps are.
+        """Those of an image that are kept, apart.
 
         Args:
             objects: best first.
             shape: of the image.
         """
-        kept = [found for found in objects if found.score >= self.min_score]
-        return kept if self.keeps_overlaps else self._apart(kept, shape)
+        return self.apart([found for found in objects if found.score >= self.min_score], shape)
 
-    def _apart(self, objects: Sequence[FoundObject], shape: tuple[int, ...]) -> list[FoundObject]:
+    def apart(self, objects: Sequence[FoundObject], shape: tuple[int, ...]) -> list[FoundObject]:
+        """Objects, best first, each voxel for one of them unless overlaps are kept."""
+        if self.keeps_overlaps:
+            return list(objects)
         return without_overlaps(objects, shape, min_left=self.min_left)
 
     def _find_in(
-        self, view: _View, image: Tensor, mirrors: Sequence[tuple[int, ...]]
+        self, search: _Search, image: Tensor, mirrors: Sequence[tuple[int, ...]]
     ) -> tuple[list[FoundObject], Tensor | None]:
         shape = tuple(image.shape[1:])
         views, total = [], None
         for axes in mirrors:
             in_image = tuple(axis + 1 for axis in axes)
-            objects, logits = self._seen(view, image.flip(in_image), is_alone=len(mirrors) == 1)
+            objects, logits = self._seen(search, image.flip(in_image), is_alone=len(mirrors) == 1)
             views.append([flipped(found, axes, shape) for found in objects])
             if logits is not None:
                 logits = logits.flip(in_image)
@@ -154,11 +156,11 @@ class ObjectWindows:
         return self.chosen(merged, shape), None if total is None else total / len(views)
 
     def _seen(
-        self, view: _View, image: Tensor, *, is_alone: bool
+        self, search: _Search, image: Tensor, *, is_alone: bool
     ) -> tuple[list[FoundObject], Tensor | None]:
         """All objects that the windows of an image show together, and the logits of its classes."""
         shape = tuple(image.shape[1:])
-        detector, patch_size, num_classes = view.detector, view.patch_size, view.num_classes
+        detector, patch_size, num_classes = search.detector, search.patch_size, search.num_classes
         window = tuple(
             min(extent, int(size * self.window_growth))
             for extent, size in zip(shape, patch_size, strict=True)
@@ -176,7 +178,7 @@ class ObjectWindows:
             (detections,) = detector.detect(
                 outputs, shape=window, max_objects=self.max_objects, min_score=least
             )
-            objects = _objects_of(detections, start, view.class_ids)
+            objects = _objects_of(detections, start, search.class_ids)
             if not self.keeps_overlaps:
                 objects = _within_window(objects, start, window, min_left=self.min_left)
             found.append(WindowObjects(start, stop, tuple(objects)))
@@ -195,8 +197,8 @@ class ObjectWindows:
 
 
 @dataclass(frozen=True)
-class _View:
-    """What looks at an image, and for what; see `ObjectWindows.find`."""
+class _Search:
+    """What is looked for, and with what; see `ObjectWindows.find`."""
 
     detector: FindsObjects
     patch_size: tuple[int, ...]
@@ -228,8 +230,9 @@ def _objects_of(
         if class_id in class_ids:
             score = min(1.0, max(0.0, float(detections.scores[n])))
             corner = tuple(int(i) for i in corners[n])
-            shares = None if detections.shares is None else detections.shares[n].float().numpy()
-            found.append(cropped(FoundObject(corner, mask.numpy(), class_id, score, shares)))
+            pieces = detections.probabilities
+            values = None if pieces is None else pieces[n].float().numpy()
+            found.append(cropped(FoundObject(corner, mask.numpy(), class_id, score, values)))
     return found
 
 

@@ -68,7 +68,8 @@ class MaskRCNN(nn.Module):
         dense_weight: of a loss on the class of each voxel, of the U-Net's or of the ResNet's finest
             level with boxes, stuff included, which teaches the features more in a step than a few
             boxes can (Jaeger et al. 2020); 0 leaves it out.
-        norm, activation, initialisation: see `medseg.models.blocks`.
+        norm, activation: of all but the U-Net, see `medseg.models.blocks`.
+        initialisation: see `medseg.models.blocks`.
 
     Attributes:
         stride: see `medseg.models.detection.objects.Detector`.

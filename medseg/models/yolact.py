@@ -267,7 +267,7 @@ class Yolact(nn.Module):
             inside = _inside(boxes[rows], shape)
             parts.append(
                 detections_from_maps(
-                    maps.sigmoid() * inside, scores[rows], classes[rows],
+                    maps.float().sigmoid() * inside, scores[rows], classes[rows],
                     boxes=boxes[rows],
                 )
             )  # fmt: skip
@@ -279,7 +279,7 @@ class Yolact(nn.Module):
             torch.cat([part.classes for part in parts]),
             torch.cat([part.corners for part in parts]),
             tuple(mask for part in parts for mask in part.masks),
-            tuple(share for part in parts for share in part.shares or ()),
+            tuple(piece for part in parts for piece in part.probabilities or ()),
         )
 
     def _score_loss(

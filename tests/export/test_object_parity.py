@@ -183,7 +183,7 @@ def test_every_engine_finds_the_objects_that_pytorch_finds(name, dims, options, 
         for engine in ("torch", "onnx", "openvino", "auto")
     }
     # By itself PyTorch sees the smaller axis as it is: let it see what the others do.
-    found["torch"].detector = Padded(found["torch"].detector, SIZES[dims])
+    found["torch"].members[0].detector = Padded(found["torch"].members[0].detector, SIZES[dims])
     results = {
         engine: predictor.predict_volume(picture(dims)) for engine, predictor in found.items()
     }

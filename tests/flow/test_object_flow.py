@@ -84,14 +84,26 @@ def test_nuclei_are_found_again(place, capsys):
     assert float(shown.group(1)) == label["iou"]["0.50"]["accuracy"]
     folds = place / "runs" / "bright"
     shutil.copytree(folds / "fold_0", folds / "fold_1")
+    card = folds / "fold_1" / "bundle" / "card.yaml"
+    card.write_text(re.sub(r"best_score: .*", "best_score: 0.9", card.read_text()))
     assert main(["ensemble", f"folds={folds}"]) == 1
     told = capsys.readouterr()
     assert "networks that find objects, which are not averaged in one" in told.out + told.err
     together = f"bundle=[{bundle},{folds / 'fold_1' / 'bundle'}]"
     mirrored = ["inference.tta=mirror", "paths.output=mirrored"]
     assert main(["predict", together, f"source.folder={data}", *mirrored]) == 0
-    again = np.asarray(Image.open(place / "mirrored" / "n00.png"))
+    assert not (np.asarray(Image.open(place / "mirrored" / "n00.png")) > 0).any()
+    doubted = ["inference.tta=mirror", "objects.min_score=0.2", "paths.output=doubted"]
+    assert main(["predict", together, f"source.folder={data}", *doubted]) == 0
+    again = np.asarray(Image.open(place / "doubted" / "n00.png"))
     assert np.array_equal(again > 0, pixels > 0)
+    both = json.loads((place / "doubted" / "n00.json").read_text())["instances"]
+    assert max(found["score"] for found in both) < min(found["score"] for found in listed)
+    assert (
+        main(["evaluate", together, f"source.folder={data}", "paths.output=both", "report=html"])
+        == 0
+    )
+    assert (place / "both" / "report.html").exists()
     predict = ["predict", f"bundle={bundle}", f"source.folder={data}", "paths.output=other"]
     evaluate = ["evaluate", "predictions=out", f"references={data}", "paths.output=other"]
     for command, chosen in (

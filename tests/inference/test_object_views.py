@@ -40,7 +40,17 @@ def volume(values=(6.0, 8.0)) -> Volume:
     return Volume(array, Geometry.from_spacing((36, 20, 28), spacing_mm=(1.0, 1.0, 1.0)))
 
 
-def bundle(folder: Path, *, level=1.0, dims=3, task="instances", best_score=0.5, **plan):
+def bundle(
+    folder: Path,
+    *,
+    network="object_networks.BrightObjects",
+    level=1.0,
+    task="instances",
+    best_score=0.5,
+    labels=LABELS,
+    **plan,
+):
+    dims = 3
     options = {"in_channels": 1, "spatial_dims": dims, "level": level}
     entries = {
         "spatial_dims": dims, "spacing_mm": (1.0, 1.0, 1.0), "patch_size": (16,) * dims,
@@ -51,14 +61,14 @@ def bundle(folder: Path, *, level=1.0, dims=3, task="instances", best_score=0.5,
         folder,
         weights={"fold_0": BrightObjects(1, 2, spatial_dims=dims).state_dict()},
         plan=small_plan(**entries),
-        labels=LABELS,
+        labels=labels,
         config={},
         card={
             "name": "bright",
             "task": task,
             "best_score": best_score,
             "mirror_axes": "RAS",
-            "network": {"class": "object_networks.BrightObjects", "options": options},
+            "network": {"class": network, "options": options},
         },
     )
 
@@ -66,16 +76,16 @@ def bundle(folder: Path, *, level=1.0, dims=3, task="instances", best_score=0.5,
 @pytest.mark.parametrize("axes", [(), (0,), (1, 2), (0, 1, 2)])
 def test_an_object_is_flipped_with_its_image(axes):
     rng = np.random.default_rng(0)
-    shares = rng.random((7, 6, 5), dtype=np.float32)
-    found = FoundObject((3, 1, 2), shares[1:-1, 1:-1, 1:-1] >= 0.5, 1, 0.9, shares)
+    probabilities = rng.random((7, 6, 5), dtype=np.float32)
+    found = FoundObject((3, 1, 2), probabilities[1:-1, 1:-1, 1:-1] >= 0.5, 1, 0.9, probabilities)
     image = np.zeros((12, 9, 8), np.float32)
-    image[2:9, 0:6, 1:6] = shares
+    image[2:9, 0:6, 1:6] = probabilities
 
     moved = flipped(found, axes, image.shape)
 
     around = tuple(slice(part.start - 1, part.stop + 1) for part in moved.region)
-    assert np.array_equal(np.flip(image, axes)[around], moved.shares)
-    assert np.array_equal(moved.shares[1:-1, 1:-1, 1:-1] >= 0.5, moved.mask)
+    assert np.array_equal(np.flip(image, axes)[around], moved.probabilities)
+    assert np.array_equal(moved.probabilities[1:-1, 1:-1, 1:-1] >= 0.5, moved.mask)
     back = flipped(moved, axes, image.shape)
     assert back.start == found.start
     assert np.array_equal(back.mask, found.mask)
@@ -184,6 +194,62 @@ def test_bundles_with_plans_of_their_own_agree_on_the_grid_of_the_scan(tmp_path)
         )
 
 
+@pytest.mark.parametrize("keeps_overlaps", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_outlines_between_voxels_share_none_on_the_grid_of_the_scan(
+    tmp_path, keeps_overlaps, count
+):
+    coarse = {"spacing_mm": (2.7, 2.7, 2.7), "network": "object_networks.TouchingBalls"}
+    bundles = tuple(bundle(tmp_path / str(n), **coarse) for n in range(count))
+    image = Volume(
+        np.zeros((1, 36, 32, 34), np.float32),
+        Geometry.from_spacing((36, 32, 34), spacing_mm=(1.0, 1.0, 1.0)),
+    )
+
+    found = ObjectPredictor(
+        bundles[0] if count == 1 else BundleGroup(bundles),
+        objects=ObjectWindows(keeps_overlaps=keeps_overlaps),
+        device="cpu",
+    ).predict_volume(image)
+
+    owners = np.zeros(image.geometry.shape, int)
+    for number in (1, 2):
+        box, mask = found.mask(number)
+        assert mask.sum() > 800
+        owners[box] += mask
+    assert (owners.max() == 2) == keeps_overlaps
+
+
+def test_a_lesion_of_a_few_voxels_may_be_outlined_differently():
+    small, larger = np.ones((4, 4), np.bool_), np.ones((6, 6), np.bool_)
+
+    for other in (FoundObject((9, 9), small, 1, 0.6), FoundObject((7, 7), larger, 1, 0.6)):
+        (found,) = merge_views([[FoundObject((8, 8), small, 1, 0.6)], [other]], (32, 16))
+        assert found.score == pytest.approx(0.6)
+    apart = FoundObject((10, 10), small, 1, 0.6)
+    assert len(merge_views([[FoundObject((8, 8), small, 1, 0.6)], [apart]], (32, 16))) == 2
+
+
+def test_thousands_of_objects_find_their_partners():
+    rng = np.random.default_rng(0)
+    cells = [(10 * i, 10 * j) for i in range(60) for j in range(50)]
+    square = np.ones((6, 6), np.bool_)
+    views = [
+        [FoundObject((i + int(di), j + int(dj)), square, 1, float(score))
+         for (i, j), (di, dj), score in zip(
+             cells, rng.integers(0, 2, (3000, 2)), scores, strict=True)]
+        for scores in rng.random((2, 3000))
+    ]  # fmt: skip
+    order = rng.permutation(3000)
+
+    found = merge_views([views[0], [views[1][n] for n in order]], (600, 500))
+
+    assert len(found) == 3000
+    scores = {(one.start[0] // 10, one.start[1] // 10): one.score for one in found}
+    for (i, j), first, second in zip(cells, *views, strict=True):
+        assert scores[i // 10, j // 10] == pytest.approx((first.score + second.score) / 2)
+
+
 def test_bundles_that_do_not_belong_together_are_refused(tmp_path):
     one = bundle(tmp_path / "a")
 
@@ -197,6 +263,21 @@ def test_bundles_that_do_not_belong_together_are_refused(tmp_path):
         assert what in caught.value.what
         assert str(other.folder) in caught.value.what
         assert remedy in caught.value.remedy
+    organs, lesions = (
+        bundle(
+            tmp_path / name,
+            labels=LabelSet.from_mapping(
+                {
+                    "background": 0,
+                    "organ": {"id": 1, "thing": is_thing},
+                    "lesion": {"id": 2, "thing": True},
+                }
+            ),
+        )
+        for name, is_thing in (("f", True), ("g", False))
+    )
+    with pytest.raises(ConfigError, match=r"finds lesion one by one, but .* finds organ, lesion"):
+        BundleGroup((organs, lesions))
     group = BundleGroup((one, bundle(tmp_path / "e")))
     with pytest.raises(ConfigError, match=r"inference\.weights"):
         predictor_of(group, inference=SlidingWindow(weights=(2.0, 1.0)))

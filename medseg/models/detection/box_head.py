@@ -39,11 +39,10 @@ class BoxHead(nn.Module):
             nn.Flatten(),
             nn.Linear(features, hidden),
             activation_layer(activation),
-            nn.Dropout(dropout),
             nn.Linear(hidden, hidden),
             activation_layer(activation),
-            nn.Dropout(dropout),
         )
+        self.dropout = nn.Dropout(dropout)
         self.scores = nn.Linear(hidden, out_channels)
         self.shifts = nn.Linear(hidden, 2 * len(cells))
 
@@ -55,5 +54,6 @@ class BoxHead(nn.Module):
         nn.init.zeros_(self.shifts.bias)
 
     def forward(self, cells: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.layers(cells)
+        hidden = self.dropout(self.layers[:3](cells))
+        hidden = self.dropout(self.layers[3:](hidden))
         return self.scores(hidden).float(), self.shifts(hidden).float()

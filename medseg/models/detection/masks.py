@@ -98,8 +98,8 @@ def detections_from_maps(
         boxes: (n, 2 * dims); None takes the least boxes around the masks.
     """
     pieces, kept = [], []
-    for n, shares in enumerate(maps):
-        piece = _trimmed(shares, [0] * shares.ndim)
+    for n, values in enumerate(maps):
+        piece = _trimmed(values, [0] * values.ndim)
         if piece is not None:
             pieces.append(piece)
             kept.append(n)
@@ -136,11 +136,11 @@ one voxel around.
 """
 
 
-def _trimmed(shares: Tensor, corner: Sequence[int]) -> _Piece | None:
+def _trimmed(values: Tensor, corner: Sequence[int]) -> _Piece | None:
     """The piece of a mask whose probabilities, given from `corner` on, are 0 elsewhere; None if it
     is empty.
     """
-    mask = shares >= THRESHOLD
+    mask = values >= THRESHOLD
     start, stop = [], []
     for axis in range(mask.ndim):
         others = tuple(n for n in range(mask.ndim) if n != axis)
@@ -152,12 +152,12 @@ def _trimmed(shares: Tensor, corner: Sequence[int]) -> _Piece | None:
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     around = tuple(slice(max(0, a - 1), b + 1) for a, b in zip(start, stop, strict=True))
     missing: list[int] = []
-    for a, b, extent in zip(start, stop, shares.shape, strict=True):
+    for a, b, extent in zip(start, stop, values.shape, strict=True):
         missing = [int(a == 0), int(b == extent), *missing]
     return (
         [a + b for a, b in zip(corner, start, strict=True)],
         mask[box].clone(),
-        F.pad(shares[around], missing),
+        F.pad(values[around], missing),
     )
 
 
@@ -177,7 +177,7 @@ def _gathered(
         classes[index],
         corners.reshape(-1, dims).long(),
         tuple(mask for _, mask, _ in pieces),
-        tuple(shares for _, _, shares in pieces),
+        tuple(values for _, _, values in pieces),
     )
 
 

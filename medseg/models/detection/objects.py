@@ -65,9 +65,9 @@ class Detections:
         corners: (n, dims) long, the first voxel of each piece.
         masks: n tensors (*extents of the piece), bool, none of them empty; pieces lie within the
             image. All tensors are on the same device as the boxes.
-        shares: how far each voxel belongs to the object, in [0, 1], for each piece with one voxel
-            around it (*extents + 2), 0 beyond the image; from 0.5 on it is in the mask. None where
-            a detector knows masks alone.
+        probabilities: of the masks, n tensors of each piece and one voxel around it
+            (*extents + 2), 0 where the object cannot be, such as beyond the image; from a half on a
+            voxel is in the mask. None where a detector knows masks alone.
     """
 
     boxes: Tensor
@@ -75,7 +75,7 @@ class Detections:
     classes: Tensor
     corners: Tensor
     masks: tuple[Tensor, ...]
-    shares: tuple[Tensor, ...] | None = None
+    probabilities: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -94,25 +94,26 @@ class Detections:
 
     def select(self, indices: Tensor) -> Detections:
         """Some of the detections, in the order of `indices` (long)."""
-        chosen = indices.tolist()
+        chosen, values = indices.tolist(), self.probabilities
         return Detections(
             self.boxes[indices],
             self.scores[indices],
             self.classes[indices],
             self.corners[indices],
             tuple(self.masks[n] for n in chosen),
-            None if self.shares is None else tuple(self.shares[n] for n in chosen),
+            None if values is None else tuple(values[n] for n in chosen),
         )
 
     def to(self, device: torch.device | str) -> Detections:
         """The same detections on a device."""
+        values = self.probabilities
         return Detections(
             self.boxes.to(device),
             self.scores.to(device),
             self.classes.to(device),
             self.corners.to(device),
             tuple(mask.to(device) for mask in self.masks),
-            None if self.shares is None else tuple(share.to(device) for share in self.shares),
+            None if values is None else tuple(piece.to(device) for piece in values),
         )
 
     @classmethod
