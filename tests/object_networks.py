@@ -123,3 +123,10 @@ class TouchingBalls(BrightObjects):
         ]  # fmt: skip
         values = torch.from_numpy(np.stack(maps).astype(np.float32))
         return [detections_from_maps(values, torch.tensor([0.9, 0.8]), torch.tensor([1, 1]))]
+
+
+class Overflowing(BrightObjects):
+    """Gives maps that hold no number."""
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"image": super().forward(image)["image"] / 0 * 0}

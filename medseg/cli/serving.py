@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from medseg.cli.console import console
 from medseg.config.build import build
@@ -44,12 +44,16 @@ def recipes_of(cfg: DictConfig) -> dict[str, ModelRecipe]:
         where = f"models.{name}"
         if not str(name).isidentifier():
             raise ConfigError(where, "cannot be part of a file name", "use letters and digits")
-        if not isinstance(entry, Mapping) or not entry.get("bundle"):
-            raise ConfigError(where, "has no bundle", f"set {where}.bundle=<folder>")
+        if not isinstance(entry, Mapping) or entry.get("bundle") in (None, "", []):
+            raise ConfigError(
+                where if plain else "bundle",
+                "has no bundle" if plain else "is an empty list",
+                f"set {where}.bundle=<folder>" if plain else "set bundle=<folder>, or [A,B]",
+            )
         rule = {key: value for key, value in entry.items() if key != "bundle"}
         recipes[str(name)] = recipe_of(
             str(name),
-            _folders(entry["bundle"]),
+            _folders(entry["bundle"], f"{where}.bundle" if plain else "bundle"),
             rule=_rule(rule, where),
             inference=_plain(cfg.inference),
             postprocess=_plain(cfg.postprocess),
@@ -132,10 +136,18 @@ def _plain(node: DictConfig | None) -> Mapping[str, Any]:
     return plain
 
 
-def _folders(given: str | Sequence[str]) -> str | list[str]:
-    if isinstance(given, str):
-        return str(Path(given).absolute())
-    return [str(Path(folder).absolute()) for folder in given]
+def _folders(given: Any, where: str) -> str | list[str]:
+    """Absolute paths of one folder or several."""
+    is_list = isinstance(given, ListConfig | list)
+    folders = list(given) if is_list else [given]
+    if not all(isinstance(folder, str | int) for folder in folders):
+        raise ConfigError(
+            where,
+            f"is {given}",
+            "give the folder of a model, or a list of folders",
+        )
+    absolute = [str(Path(str(folder)).absolute()) for folder in folders]
+    return absolute if is_list else absolute[0]
 
 
 def _rule(values: Mapping[str, Any], where: str) -> SeriesRule:

@@ -64,9 +64,15 @@ def require_use_for(bundle: ModelBundle | BundleGroup, inference: SlidingWindow)
     Raises:
         ConfigError: the first such option.
     """
-    if finds_objects(bundle) and inference.weights is not None:
-        raise ConfigError(
-            "inference.weights",
-            "is given, but the objects of several bundles count alike",
-            "leave it out for bundles that find objects",
-        )
+    if not finds_objects(bundle):
+        return
+    for name, why in (
+        ("weights", "the objects of several bundles count alike"),
+        ("memory_budget_gib", "memory of objects follows the window, see objects.window_growth"),
+    ):
+        if getattr(inference, name) is not None:
+            raise ConfigError(
+                f"inference.{name}",
+                f"is given, but {why}",
+                "leave it out for bundles that find objects",
+            )

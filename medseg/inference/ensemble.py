@@ -199,7 +199,7 @@ class EnsemblePredictor:
 
 
 def load_bundles(folders: str | Path | Sequence[str | Path]) -> ModelBundle | BundleGroup:
-    """One bundle, or several that segment together.
+    """One bundle, or several that segment together; numbers are names as well.
 
     Raises:
         BundleError: one is missing or damaged.
@@ -207,7 +207,7 @@ def load_bundles(folders: str | Path | Sequence[str | Path]) -> ModelBundle | Bu
     """
     if isinstance(folders, str | Path):
         return ModelBundle.load(folders)
-    bundles = tuple(ModelBundle.load(folder) for folder in folders)
+    bundles = tuple(ModelBundle.load(str(folder)) for folder in folders)
     if not bundles:
         raise ConfigError("bundle", "is an empty list", "set bundle=<folder>, or [A,B]")
     return bundles[0] if len(bundles) == 1 else BundleGroup(bundles)

@@ -8,6 +8,7 @@ the network's own `detect` and `semantic_logits`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.bundle import ModelBundle
-from medseg.core.errors import BundleError
+from medseg.core.errors import BundleError, MedsegError
 from medseg.inference.exported_networks import ExportedNetwork
 from medseg.models.detection.objects import Detector, Output
 from medseg.models.detection.outputs import nested
@@ -36,6 +37,40 @@ def sole_network(bundle: ModelBundle) -> nn.Module:
             "take the bundles of single folds, for prediction as bundle=[A,B,...]",
         )
     return networks[0]
+
+
+class FiniteDetector:
+    """A detector that refuses maps that are not finite, of which no objects would be made.
+
+    Args:
+        detector: the network, or one that another runtime computes.
+        precision: that it computes in, for the message.
+    """
+
+    def __init__(self, detector: Detector | ExportedDetector, *, precision: str) -> None:
+        self.detect = detector.detect
+        self.semantic_logits = detector.semantic_logits
+        self._maps = cast(Callable[[Tensor], dict[str, Output]], detector)
+        self._precision = precision
+
+    def __call__(self, image: Tensor) -> dict[str, Output]:
+        """Outputs of an image (N, C, *S).
+
+        Raises:
+            MedsegError: one holds a value that is not finite.
+        """
+        outputs = self._maps(image)
+        for found in outputs.values():
+            for part in [found] if isinstance(found, Tensor) else found:
+                if part.is_floating_point() and not torch.isfinite(part).all():
+                    raise MedsegError(
+                        "network",
+                        f"gives values that are not finite with precision {self._precision}",
+                        "set inference.precision=32-true unless it is, and look at the training's "
+                        "loss",
+                        code="E_PREDICTION",
+                    )
+        return outputs
 
 
 class ExportedDetector:

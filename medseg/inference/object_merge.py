@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,7 +104,8 @@ def merge_views(
     from views that do not find an object, and probabilities the mean of those that do.
 
     Objects of two views are one if they have the same class and half of the smaller lies in the
-    larger; in each view an object has one part at most.
+    larger; in each view an object has one part at most. A view that has half of an object within
+    another one of its class, as one that joins two neighbours, has no say in its score.
 
     Args:
         views: as different networks see the image, or as one sees it mirrored.
@@ -112,12 +113,25 @@ def merge_views(
     """
     start = (0,) * len(shape)
     windows = [WindowObjects(start, shape, tuple(view)) for view in views]
-    return _merged(windows, shape, min_in_common=MIN_IN_COMMON)
+    return _merged(windows, shape, min_in_common=MIN_IN_COMMON, covers=_covering(views))
+
+
+Covers = Callable[[int, FoundObject], bool]
 
 
 def _merged(
-    windows: Sequence[WindowObjects], shape: tuple[int, ...], *, min_in_common: float
+    windows: Sequence[WindowObjects],
+    shape: tuple[int, ...],
+    *,
+    min_in_common: float,
+    covers: Covers = lambda _window, _found: False,
 ) -> list[FoundObject]:
+    """See `merge_windows` and `merge_views`.
+
+    Args:
+        min_in_common: share of the smaller of two whole parts of an object that the larger has.
+        covers: whether a window that does not show an object has no say in its score.
+    """
     parts = [part for window in windows for part in window.objects]
     first = np.cumsum([0, *(len(window.objects) for window in windows)])
     window_of = np.repeat(np.arange(len(windows)), np.diff(first))
@@ -140,7 +154,7 @@ def _merged(
         objects = _one_object(members, parts, clearance)
         if (clearance[members] > MARGIN).any():
             views = [(int(window_of[n]), parts[n]) for n in members]
-            objects = [_mean_view(found, views, starts, stops, shape) for found in objects]
+            objects = [_mean_view(found, views, starts, stops, shape, covers) for found in objects]
         merged += objects
     return sorted(merged, key=lambda found: -found.score)
 
@@ -290,15 +304,16 @@ def _clearances(
 
 
 def _neighbours(windows: Sequence[WindowObjects]) -> Iterable[tuple[int, int]]:
-    """Pairs of windows that share voxels."""
-    starts = np.array([window.start for window in windows])
-    stops = np.array([window.stop for window in windows])
-    for a in range(len(windows)):
+    """Pairs of windows that share voxels and have objects."""
+    filled = [n for n, window in enumerate(windows) if window.objects]
+    starts = np.array([windows[n].start for n in filled])
+    stops = np.array([windows[n].stop for n in filled])
+    for a in range(len(filled)):
         shared = (
             np.minimum(stops[a], stops[a + 1 :]) > np.maximum(starts[a], starts[a + 1 :])
         ).all(1)
         for b in np.flatnonzero(shared):
-            yield a, a + 1 + int(b)
+            yield filled[a], filled[a + 1 + int(b)]
 
 
 def _same_objects(
@@ -417,6 +432,7 @@ def _mean_view(
     starts: NDArray[Any],
     stops: NDArray[Any],
     shape: tuple[int, ...],
+    covers: Covers,
 ) -> FoundObject:
     """An object with the mean of its scores over the windows that would show it whole, and of its
     probabilities over those that do.
@@ -426,6 +442,7 @@ def _mean_view(
         views: windows, and what they show of it.
         starts, stops: of all windows, (windows, axes).
         shape: of the image.
+        covers: see `_merged`.
     """
     shows_whole = _clearances(found, starts, stops, shape) > MARGIN
     best: dict[int, FoundObject] = {}
@@ -434,7 +451,9 @@ def _mean_view(
             known = best.get(window)
             if known is None or part.score > known.score:
                 best[window] = part
-    score = sum(part.score for part in best.values()) / int(shows_whole.sum())
+    silent = [w for w in np.flatnonzero(shows_whole).tolist() if w not in best]
+    num_votes = len(best) + sum(not covers(w, found) for w in silent)
+    score = sum(part.score for part in best.values()) / num_votes
     alike = [part for part in best.values() if part.probabilities is not None]
     if len(alike) < 2:
         return replace(found, score=score)
@@ -444,6 +463,26 @@ def _mean_view(
     if not mask.any():
         return replace(found, score=score)
     return cropped(FoundObject(start, mask, found.class_id, score, probabilities))
+
+
+def _covering(views: Sequence[Sequence[FoundObject]]) -> Covers:
+    """Whether half of an object lies within one object of a view that is of its class."""
+    boxes = [_boxes(view) if view else None for view in views]
+
+    def covers(number: int, found: FoundObject) -> bool:
+        edges = boxes[number]
+        if edges is None:
+            return False
+        bottom, top = np.maximum(edges[0], found.start), np.minimum(edges[1], found.stop)
+        size = int(found.mask.sum())
+        for n in np.flatnonzero((top > bottom).all(axis=1)):
+            other = views[number][int(n)]
+            common = _part(found, bottom[n], top[n]) & _part(other, bottom[n], top[n])
+            if other.class_id == found.class_id and common.sum() >= MIN_IN_COMMON * size:
+                return True
+        return False
+
+    return covers
 
 
 def _contained(one: FoundObject, other: FoundObject) -> float:

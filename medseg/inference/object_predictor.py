@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -19,19 +19,20 @@ from medseg.core.volume import Volume
 from medseg.inference.bundle_networks import mirror_axes_in_network, tell_of_no_mirrors
 from medseg.inference.ensemble import BundleGroup
 from medseg.inference.network_space import instance_set, panoptic_map
-from medseg.inference.object_engines import sole_network
+from medseg.inference.object_engines import FiniteDetector, sole_network
 from medseg.inference.object_merge import (
     FoundObject,
     cropped,
     merge_views,
     probabilities_of,
 )
-from medseg.inference.object_windows import PART_SCORE, FindsObjects, ObjectWindows
+from medseg.inference.object_windows import PART_SCORE, ObjectWindows
 from medseg.inference.precision import autocast, best_device, best_precision
 from medseg.inference.runtimes import make_detector
 from medseg.inference.sliding_window import EngineName, Tta, mirror_combinations
 from medseg.inference.upsample import upsample_labels
 from medseg.models.detection.masks import THRESHOLD
+from medseg.models.detection.objects import Detector
 from medseg.models.layout import in_fast_layout
 from medseg.transforms.preprocess import Preprocessed, preprocess
 from medseg.transforms.restore import turn_back, turned_shape
@@ -77,13 +78,11 @@ class ObjectPredictor:
         self.objects = objects or ObjectWindows()
         device = device or best_device()
         precision = precision or best_precision(device)
-        least = self.objects.min_score
-        if len(bundles) > 1:  # what one of them doubts, others may be sure of
-            least = min(least, PART_SCORE)
         self.members = [
             _Member(
                 one,
-                objects=replace(self.objects, min_score=least),
+                objects=self.objects,
+                is_alone=len(bundles) == 1,
                 tta=tta,
                 engine=engine,
                 device=device,
@@ -151,8 +150,8 @@ class _Member:
     """The network of one bundle.
 
     Args:
-        bundle, tta, engine, device, precision: see `ObjectPredictor`.
-        objects: with the least score on the scale of moved ones.
+        bundle, objects, tta, engine, device, precision: see `ObjectPredictor`.
+        is_alone: else what this network doubts is found, too, since others may be sure of it.
     """
 
     def __init__(
@@ -160,12 +159,14 @@ class _Member:
         bundle: ModelBundle,
         *,
         objects: ObjectWindows,
+        is_alone: bool,
         tta: Tta,
         engine: EngineName,
         device: str,
         precision: str,
     ) -> None:
         self.bundle = bundle
+        self.is_alone = is_alone
         # Windows work with the network's own scores.
         own = moved_score(objects.min_score, 0.5, bundle.best_score)
         self.objects = replace(objects, min_score=own)
@@ -179,13 +180,13 @@ class _Member:
         exported = make_detector(
             bundle, engine, network, device=self.device, precision=self.precision
         )
-        if exported is None:
-            self.detector: FindsObjects = network  # type: ignore[assignment]
-        else:
+        if exported is not None:
             network.cpu()
-            self.detector = exported
             self.device, self.precision = "cpu", exported.precision
             self.objects = replace(self.objects, window_growth=1.0)
+        self.detector = FiniteDetector(
+            exported or cast(Detector, network), precision=self.precision
+        )
 
     def find(
         self, ready: Preprocessed, shape: tuple[int, int, int], *, wants_classes: bool
@@ -199,8 +200,13 @@ class _Member:
         """
         bundle = self.bundle
         image = torch.from_numpy(ready.array).to(self.device)
+        objects = self.objects
+        # Slices that a 2D network doubts would wear down the objects of a volume.
+        if not self.is_alone and (bundle.plan.spatial_dims == 3 or image.shape[3] == 1):
+            doubted = moved_score(PART_SCORE, 0.5, bundle.best_score)
+            objects = replace(objects, min_score=min(objects.min_score, doubted))
         with torch.inference_mode(), autocast(self.device, self.precision):
-            found, logits = self.objects.find(
+            found, logits = objects.find(
                 self.detector,
                 image,
                 patch_size=tuple(bundle.plan.patch_size or ()),
@@ -217,13 +223,6 @@ class _Member:
         ]
         if logits is None:
             return placed, None
-        if not torch.isfinite(logits).all():
-            raise MedsegError(
-                "network",
-                f"gives values that are not finite with precision {self.precision}",
-                "set inference.precision=32-true unless it is, and look at the training's loss",
-                code="E_PREDICTION",
-            )
         return placed, upsample_labels(logits, shape, num_classes=len(bundle.labels))
 
 
@@ -242,7 +241,8 @@ def resized(
     found: FoundObject, old_shape: tuple[int, ...], new_shape: tuple[int, ...]
 ) -> FoundObject:
     """An object of a grid on another one over the same field of view: where its probabilities,
-    interpolated linearly, are at least a half, or one voxel of the highest where nowhere they are.
+    interpolated linearly, are at least a half. Where nowhere they are, it is where the voxel of the
+    old grid that is nearest is in the mask, or at least one voxel of the highest probability.
 
     Args:
         found: in three axes.
@@ -251,12 +251,17 @@ def resized(
     if tuple(old_shape) == tuple(new_shape):
         return found
     values = probabilities_of(found)
+    nearest = np.pad(found.mask, 1).astype(np.float32)
     start = []
     for axis, (old, new) in enumerate(zip(old_shape, new_shape, strict=True)):
         first, matrix = _linear(found.start[axis] - 1, values.shape[axis], old, new)
         values = np.moveaxis(np.tensordot(matrix, values, axes=(1, axis)), 0, axis)
+        rounded = (matrix == matrix.max(1, keepdims=True)).astype(np.float32)
+        nearest = np.moveaxis(np.tensordot(rounded, nearest, axes=(1, axis)), 0, axis)
         start.append(first)
     mask: NDArray[np.bool_] = values >= THRESHOLD
+    if not mask.any():
+        mask = nearest > 0
     if not mask.any():
         mask = values == values.max()
         mask.flat[np.flatnonzero(mask)[1:]] = False

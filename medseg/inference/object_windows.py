@@ -29,6 +29,9 @@ from medseg.tasks.hits import SCORES
 
 _SIGMA = 0.125
 
+MAX_OVERLAP = 0.9
+"""More would put a window at every other voxel."""
+
 PART_SCORE = SCORES[0]
 """Least score of what one window shows of an object that others may show as well: the least that
 validation tries, so that a score of instances means the same in both.
@@ -82,7 +85,7 @@ class ObjectWindows:
                 f"is {self.window_growth:g}",
                 "use 1 or more, 1000 for whole images",
             )
-        if not 0 <= self.overlap < 1:
+        if not 0 <= self.overlap <= MAX_OVERLAP:
             raise ConfigError("objects.overlap", f"is {self.overlap:g}", "use 0 to 0.9")
 
     def find(
@@ -212,7 +215,7 @@ def _starts(
     """First voxels of windows that have `overlap` times the patch in common along each axis."""
     axes = []
     for extent, size, patch in zip(shape, window, patch_size, strict=True):
-        share = min(0.9, overlap * patch / size)
+        share = overlap * patch / size
         axes.append([start[0] for start in window_starts((extent,), (size,), share)])
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(shape))
     return [tuple(int(n) for n in row) for row in grid]

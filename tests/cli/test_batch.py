@@ -197,6 +197,9 @@ def test_results_may_not_lie_among_the_studies(ran, capsys):
     ("model", "message"),
     [
         ("a: {modality: [CT]}", "models.a: has no bundle"),
+        ("a: {bundle: [x, null]}", "models.a.bundle: is ['x', None]"),
+        ("a: {bundle: {x: y}}", "models.a.bundle: is {'x': 'y'}"),
+        ("a: {bundle: 5}", "5: is no model bundle"),
         ("a-b: {bundle: x}", "cannot be part of a file name"),
         ("a: {bundle: BUNDLE, description: '['}", "is no regular expression"),
         ("a: {bundle: BUNDLE, modalty: [CT]}", "a model has bundle and any of modality"),

@@ -295,6 +295,14 @@ def test_results_name_all_bundles(tmp_path):
     assert isinstance(load_bundles([bundles[0].folder]), ModelBundle)
 
 
+def test_numbers_are_names_of_bundles(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        bundle(tmp_path / str(number), seed=number)
+
+    assert len(load_bundles([0, 1]).bundles) == 2
+
+
 def test_rules_that_the_bundles_do_not_share_are_left_out(tmp_path, volume, caplog):
     rules = {"postprocess": {"largest_component": ["tumour", "liver"]}}
     bundles = [bundle(tmp_path / "a", card=rules), bundle(tmp_path / "b", seed=1)]

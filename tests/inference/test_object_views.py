@@ -11,13 +11,13 @@ from learning_cases import small_plan
 from object_networks import BrightObjects
 
 from medseg.bundle import ModelBundle
-from medseg.core.errors import ConfigError
+from medseg.core.errors import ConfigError, MedsegError
 from medseg.core.geometry import Geometry
 from medseg.core.labels import LabelSet
 from medseg.core.volume import Volume
 from medseg.inference.bundle_predictor import predictor_of
 from medseg.inference.ensemble import BundleGroup
-from medseg.inference.object_merge import FoundObject, flipped, merge_views
+from medseg.inference.object_merge import FoundObject, flipped, merge_views, without_overlaps
 from medseg.inference.object_predictor import ObjectPredictor
 from medseg.inference.object_windows import ObjectWindows
 from medseg.inference.sliding_window import SlidingWindow, mirror_combinations
@@ -50,7 +50,7 @@ def bundle(
     labels=LABELS,
     **plan,
 ):
-    dims = 3
+    dims = plan.get("spatial_dims", 3)
     options = {"in_channels": 1, "spatial_dims": dims, "level": level}
     entries = {
         "spatial_dims": dims, "spacing_mm": (1.0, 1.0, 1.0), "patch_size": (16,) * dims,
@@ -230,6 +230,23 @@ def test_a_lesion_of_a_few_voxels_may_be_outlined_differently():
     assert len(merge_views([[FoundObject((8, 8), small, 1, 0.6)], [apart]], (32, 16))) == 2
 
 
+def test_a_view_that_joins_two_neighbours_does_not_doubt_either():
+    def part(first, last, score):
+        mask = np.ones((6, last - first), np.bool_)
+        return FoundObject((4, first), mask, 1, score, np.pad(np.full(mask.shape, 0.9), 1))
+
+    apart, joined = [part(4, 10, 0.9), part(10, 15, 0.8)], [part(4, 15, 0.95)]
+
+    tie = without_overlaps(merge_views([apart, joined], (16, 24)), (16, 24))
+    one = without_overlaps(merge_views([apart, joined, joined], (16, 24)), (16, 24))
+    elsewhere = merge_views([[part(4, 10, 0.9)], [part(8, 18, 0.9)]], (16, 24))
+
+    assert [(found.start[1], found.stop[1]) for found in tie] == [(4, 10), (10, 15)]
+    assert [found.score for found in tie] == pytest.approx([0.925, 0.8])
+    assert [(found.start[1], found.stop[1]) for found in one] == [(4, 15)]
+    assert [found.score for found in elsewhere] == pytest.approx([0.45, 0.45])
+
+
 def test_thousands_of_objects_find_their_partners():
     rng = np.random.default_rng(0)
     cells = [(10 * i, 10 * j) for i in range(60) for j in range(50)]
@@ -298,3 +315,44 @@ def test_a_bundle_without_mirrored_images_says_that_mirroring_changes_nothing(tm
 
     assert "inference.tta=mirror changes nothing" in caplog.text
     assert len(found.predict_volume(volume())) == 2
+
+
+def test_maps_that_are_not_finite_are_refused(tmp_path):
+    broken = bundle(tmp_path / "a", network="object_networks.Overflowing")
+    alone, together = broken, BundleGroup((bundle(tmp_path / "b"), broken))
+
+    for given in (alone, together):
+        with pytest.raises(MedsegError, match="not finite with precision 32-true") as caught:
+            ObjectPredictor(given, device="cpu", precision="32-true").predict_volume(volume())
+        assert caught.value.code == "E_PREDICTION"
+        assert "inference.precision=32-true" in caught.value.remedy
+
+
+def test_a_2d_network_twice_is_the_network_once(tmp_path):
+    plan = {"spatial_dims": 2, "patch_size": (16, 16), "strides": ((1, 1), (2, 2))}
+    one = bundle(tmp_path / "a", kernel_sizes=((3, 3),) * 2, **plan)
+    image = volume()
+    image.array[0, 3:8, 4:8, 9:12] = 1.5  # slices that the network doubts
+
+    alone = ObjectPredictor(one, device="cpu").predict_volume(image)
+    twice = ObjectPredictor(BundleGroup((one, one)), device="cpu").predict_volume(image)
+
+    assert np.array_equal(alone.array, twice.array)
+    assert alone.scores.tolist() == pytest.approx(twice.scores.tolist())
+    assert alone.scores.max() == pytest.approx(0.8)
+
+
+def test_an_object_of_one_coarse_voxel_keeps_all_of_it(tmp_path):
+    image = volume((0.0, 0.0))
+    image.array[0, 10:12, 6:8, 20:22] = 9.0
+    coarse = {"spacing_mm": (2.0, 2.0, 2.0)}
+    options = ObjectWindows(min_score=0.0)
+
+    alone = ObjectPredictor(bundle(tmp_path / "a", **coarse), objects=options, device="cpu")
+    group = BundleGroup((bundle(tmp_path / "b"), bundle(tmp_path / "c", **coarse)))
+    both = ObjectPredictor(group, objects=options, device="cpu")
+
+    for predictor in (alone, both):
+        found = predictor.predict_volume(image)
+        assert len(found) == 1
+        assert np.array_equal(found.array > 0, image.array[0] > 0)
