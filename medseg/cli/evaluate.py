@@ -80,7 +80,8 @@ def _score_folders(
         raise ConfigError(
             "predictions",
             f"number their objects in {', '.join(of_objects)}, but not in {others}",
-            "set instances_from=components to compare with the connected parts of label maps",
+            "set instances_from=components to compare with the connected parts of label maps, or "
+            "baseline.task=instance where a baseline is to find objects",
         )
     refuse_objects(cfg.references)
     folders |= fuse_folders(

@@ -124,10 +124,16 @@ def read_pair(
     Raises:
         LabelError: E_NO_INSTANCES, objects are not told apart.
     """
-    reference = _told_apart(read_reference(), labels, instances_from, where=key)
-    found = read_prediction()
-    rule = instances_from if isinstance(found, LabelMap) else "reference"
-    return reference, _told_apart(found, labels, rule, where=key)
+    reference, prediction = (
+        _told_apart(
+            found,
+            labels,
+            instances_from if isinstance(found, LabelMap) else "reference",
+            where=key,
+        )
+        for found in (read_reference(), read_prediction())
+    )
+    return reference, prediction
 
 
 def has_objects(folder: str | Path) -> bool:
