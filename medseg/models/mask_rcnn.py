@@ -14,7 +14,7 @@ from medseg.models.blocks import Activation, Initialisation, Norm, conv, initial
 from medseg.models.detection.anchors import NUM_ANCHORS, plan_anchors
 from medseg.models.detection.box_head import BoxHead
 from medseg.models.detection.boxes import as_strict_in, clip, decode, encode
-from medseg.models.detection.dense import classes_of, dense_losses
+from medseg.models.detection.dense import classes_of, dense_loss
 from medseg.models.detection.levels import BoxLevels
 from medseg.models.detection.maps import covered_by
 from medseg.models.detection.mask_head import MaskHead, mask_cells, mask_grid
@@ -63,13 +63,11 @@ class MaskRCNN(nn.Module):
         num_anchors: per voxel of a level.
         max_proposals: of an image, for the second stage, in training and in prediction.
         num_samples: of them, those of an image that the second stage learns from.
-        box_dropout: of the box head, see `medseg.models.detection.box_head.BoxHead`.
         max_iou: of two detections of one class in 2D; in 3D what is as strict (`as_strict_in`).
         dense_weight: of a loss on the class of each voxel, of the U-Net's or of the ResNet's finest
             level with boxes, stuff included, which teaches the features more in a step than a few
             boxes can (Jaeger et al. 2020); 0 leaves it out.
-        norm, activation: of all but the U-Net, see `medseg.models.blocks`.
-        initialisation: see `medseg.models.blocks`.
+        norm, activation, initialisation: see `medseg.models.blocks`.
 
     Attributes:
         stride: see `medseg.models.detection.objects.Detector`.
@@ -77,8 +75,7 @@ class MaskRCNN(nn.Module):
     Shapes:
         image (N, in_channels, *S), any S, to "features", "rpn_logits" and "rpn_deltas", lists of
         tensors, and with `dense_weight` to "semantic" (N, out_channels, *L); `losses` and `detect`
-        run the second stage on them. A U-Net in training also gives "coarser_semantic", the logits
-        of its next resolutions.
+        run the second stage on them.
 
     Source: He et al. 2017, ICCV; Ren et al. 2015, NIPS; Lin et al. 2017, CVPR 936; for the dense
         loss Jaeger et al. 2020, PMLR 116:171.
@@ -106,7 +103,6 @@ class MaskRCNN(nn.Module):
         num_anchors: int = NUM_ANCHORS,
         max_proposals: int = 1000,
         num_samples: int = 128,
-        box_dropout: float = 0.0,
         max_iou: float = 0.5,
         dense_weight: float = 0.0,
         norm: Norm = "group",
@@ -119,8 +115,6 @@ class MaskRCNN(nn.Module):
         require_at_least(1, num_samples=num_samples, max_proposals=max_proposals)
         require_at_least(0, mask_layers=mask_layers, dense_weight=dense_weight)
         require_share(max_iou=max_iou)
-        if not 0 <= box_dropout < 1:
-            raise ConfigError("model.box_dropout", f"is {box_dropout:g}", "use 0 to 0.9")
         if backbone == "unet" and not dense_weight:
             raise ConfigError(
                 "model.dense_weight",
@@ -150,6 +144,7 @@ class MaskRCNN(nn.Module):
                 kernel_sizes=kernel_sizes,
                 light_finest=light_finest,
                 norm=norm,
+                activation=activation,
                 initialisation=initialisation,
             )
         else:
@@ -180,7 +175,6 @@ class MaskRCNN(nn.Module):
             out_channels,
             cells=(7,) * 2 if spatial_dims == 2 else (5,) * 3,
             hidden=scaled(1024, base_channels),
-            dropout=box_dropout,
             activation=activation,
         )
         self.dense_weight = dense_weight
@@ -206,23 +200,17 @@ class MaskRCNN(nn.Module):
         self.boxes.reset_outputs()
 
     def forward(self, image: Tensor) -> dict[str, Output]:
-        classes: list[Tensor] = []
+        classes: Tensor | None = None
         if isinstance(self.pyramid, UNetPyramid):
             levels, classes = self.pyramid(image)
         else:
             levels = self.pyramid(image)
             if self.dense is not None:
-                classes = [self.dense(levels[self.levels.indices[0]])]
+                classes = self.dense(levels[self.levels.indices[0]])
         logits, deltas = self.proposals(levels)
-        outputs: dict[str, Output] = {
-            "features": levels,
-            "rpn_logits": logits,
-            "rpn_deltas": deltas,
-        }
-        if classes:
-            outputs["semantic"] = classes[0]
-        if len(classes) > 1:
-            outputs["coarser_semantic"] = classes[1:]
+        outputs = {"features": levels, "rpn_logits": logits, "rpn_deltas": deltas}
+        if classes is not None:
+            outputs["semantic"] = classes
         return outputs
 
     def losses(
@@ -268,8 +256,7 @@ class MaskRCNN(nn.Module):
             levels, class_logits, rois=rois, matches=matches, objects=objects
         )
         if class_logits is not None:
-            coarser = [part.float() for part in outputs.get("coarser_semantic", [])]
-            terms["dense"] = self.dense_weight * dense_losses([class_logits, *coarser], semantic)
+            terms["dense"] = self.dense_weight * dense_loss(class_logits, semantic)
         return terms
 
     @torch.no_grad()

@@ -10,14 +10,8 @@ from medseg.models.blocks import Activation, activation_layer
 class BoxHead(nn.Module):
     """Two fully connected layers, then class logits and shifts of the box.
 
-    Args:
-        dropout: share of the features of each layer that a training step leaves out. The layers
-            have most of a small network's weights and learn some hundreds of objects by heart.
-
     Shapes:
         (n, channels, *cells) to logits (n, out_channels) and shifts (n, 2 * dims).
-
-    Source: Ren et al. 2015, NIPS; dropout in it as Girshick 2015, ICCV 1440.
     """
 
     def __init__(
@@ -27,7 +21,6 @@ class BoxHead(nn.Module):
         *,
         cells: tuple[int, ...],
         hidden: int,
-        dropout: float,
         activation: Activation,
     ) -> None:
         super().__init__()
@@ -42,7 +35,6 @@ class BoxHead(nn.Module):
             nn.Linear(hidden, hidden),
             activation_layer(activation),
         )
-        self.dropout = nn.Dropout(dropout)
         self.scores = nn.Linear(hidden, out_channels)
         self.shifts = nn.Linear(hidden, 2 * len(cells))
 
@@ -54,6 +46,5 @@ class BoxHead(nn.Module):
         nn.init.zeros_(self.shifts.bias)
 
     def forward(self, cells: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.dropout(self.layers[:3](cells))
-        hidden = self.dropout(self.layers[3:](hidden))
+        hidden = self.layers(cells)
         return self.scores(hidden).float(), self.shifts(hidden).float()

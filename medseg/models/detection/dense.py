@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -32,17 +31,6 @@ def dense_loss(logits: Tensor, classes: Tensor) -> Tensor:
     if not occurs.any():
         return entropy
     return entropy + 1 - (2 * shared[occurs] / sizes[occurs]).mean()
-
-
-def dense_losses(logits: Sequence[Tensor], classes: Tensor) -> Tensor:
-    """Mean of the loss over several resolutions, finest first, each counting half of the finer
-    one (`medseg.losses.deep_supervision`).
-    """
-    weights = [0.5**n for n in range(len(logits))]
-    total = sum(
-        weight * dense_loss(part, classes) for weight, part in zip(weights, logits, strict=True)
-    )
-    return cast(Tensor, total) / sum(weights)
 
 
 def class_shares(classes: Tensor, num_classes: int, shape: Sequence[int]) -> Tensor:

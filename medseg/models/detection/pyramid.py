@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ class PyramidEncoder(nn.Module):
 
 class UNetPyramid(nn.Module):
     """A U-Net whose decoder's resolutions below the image's are the levels, all with the same
-    channels; its logits say the class of each voxel. It is the U-Net that `model=unet` trains.
+    channels; its logits say the class of each voxel.
 
     It costs little at the finest resolution, and learns from every voxel what boxes alone teach it
     slowly (Jaeger et al. 2020).
@@ -124,7 +125,7 @@ class UNetPyramid(nn.Module):
         in_channels, out_channels, spatial_dims, base_channels, strides, kernel_sizes, light_finest:
             see `medseg.models.unet.UNet`.
         channels: of every level.
-        norm: of each level's convolution.
+        norm: of the network, and of each level's convolution.
         initialisation: see `medseg.models.blocks`.
 
     Attributes:
@@ -132,8 +133,7 @@ class UNetPyramid(nn.Module):
 
     Shapes:
         image (N, in_channels, *S), any S, to a list of (N, channels, *S / level stride, rounded up)
-        and a list of logits, finest first: (N, out_channels, *S), in training also of the next
-        resolutions, *S / stride, rounded up.
+        and the logits (N, out_channels, *S).
 
     Source: Jaeger et al. 2020, PMLR 116:171 (Retina U-Net).
     """
@@ -150,6 +150,7 @@ class UNetPyramid(nn.Module):
         kernel_sizes: Strides | None = None,
         light_finest: bool = False,
         norm: Norm = "group",
+        activation: Activation = "relu",
         initialisation: Initialisation = "he",
     ) -> None:
         super().__init__()
@@ -161,7 +162,10 @@ class UNetPyramid(nn.Module):
             strides=strides,
             kernel_sizes=kernel_sizes,
             light_finest=light_finest,
+            norm=norm,
+            activation=activation,
             initialisation=initialisation,
+            deep_supervision=1,
         )
         self.level_strides = self.network.stage_strides[1:]
         self.channels = channels
@@ -177,25 +181,14 @@ class UNetPyramid(nn.Module):
             if n not in levels:
                 self.lateral[n] = nn.Identity()
 
-    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         shape = image.shape[2:]
         found = self.network.features(padded(image, self.stride))
         levels = [
-            crop(layer(x), _covering(shape, stride))
+            crop(layer(x), [-(-extent // step) for extent, step in zip(shape, stride, strict=True)])
             for layer, x, stride in zip(self.lateral, found[1:], self.level_strides, strict=True)
         ]
-        logits = self.network.logits(found)
-        if isinstance(logits, Tensor):
-            return levels, [crop(logits, shape)]
-        strides = self.network.stage_strides
-        return levels, [
-            crop(x, _covering(shape, stride)) for x, stride in zip(logits, strides, strict=False)
-        ]
-
-
-def _covering(shape: Sequence[int], stride: Sequence[int]) -> list[int]:
-    """Voxels of a stride that an image needs along each axis."""
-    return [-(-extent // step) for extent, step in zip(shape, stride, strict=True)]
+        return levels, crop(cast(Tensor, self.network.logits(found)), shape)
 
 
 def with_finest_stride(

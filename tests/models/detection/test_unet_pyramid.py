@@ -8,7 +8,6 @@ from object_images import class_maps, disc_images
 
 from medseg.core.errors import ConfigError
 from medseg.models.build import build_model
-from medseg.models.detection.dense import dense_loss
 from medseg.models.detection.pyramid import UNetPyramid
 
 OPTIONS = {
@@ -35,13 +34,10 @@ def test_levels_cover_the_image_whatever_its_extents(shape):
     )
 
     levels, logits = pyramid(torch.randn(1, 1, *shape))
-    _, (alone,) = pyramid.eval()(torch.randn(1, 1, *shape))
 
-    assert alone.shape == (1, 3, *shape)
+    assert logits.shape == (1, 3, *shape)
     for level, stride in zip(levels, (2, 4, 8), strict=True):
         assert level.shape == (1, 4, *(-(-extent // stride) for extent in shape))
-    for part, stride in zip(logits, (1, 2, 4), strict=True):
-        assert part.shape == (1, 3, *(-(-extent // stride) for extent in shape))
 
 
 @pytest.mark.parametrize("light_finest", [False, True])
@@ -68,44 +64,6 @@ def test_every_parameter_learns_and_objects_are_found(dims, name, light_finest):
     assert (logits is None) == (name == "mask_rcnn")
 
 
-def test_coarser_resolutions_learn_classes_too():
-    images, references = disc_images(2, (32, 48), num_discs=2, radii=(3, 6), num_classes=2)
-    classes = class_maps(images, references)
-    network = network_of(2).train()
-    outputs = network(images)
-    terms = network.losses(outputs, references, classes)
-
-    terms["dense"].backward()
-    coarse = outputs["coarser_semantic"]
-    finest = dense_loss(outputs["semantic"], classes)
-    expected = (
-        finest + 0.5 * dense_loss(coarse[0], classes) + 0.25 * dense_loss(coarse[1], classes)
-    ) / 1.75
-
-    assert terms["dense"].item() == pytest.approx(expected.item(), rel=1e-5)
-    for head in network.pyramid.network.heads:
-        assert head.weight.grad.abs().sum() > 0
-    assert "coarser_semantic" not in network.eval()(images)
-
-
-@pytest.mark.parametrize(("dropout", "is_alike"), [(0.0, True), (0.5, False)])
-def test_dropout_is_for_training_alone(dropout, is_alike):
-    network = network_of(2, box_dropout=dropout)
-    cells = torch.randn(3, 8, 7, 7)
-
-    scores = [network.train().boxes(cells)[0] for _ in range(2)]
-    quiet = [network.eval().boxes(cells)[0] for _ in range(2)]
-
-    assert torch.equal(*scores) == is_alike
-    assert torch.equal(*quiet)
-
-
-@pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
-def test_a_dropout_out_of_range_is_refused(dropout):
-    with pytest.raises(ConfigError, match=r"model\.box_dropout"):
-        network_of(2, box_dropout=dropout)
-
-
 def test_a_u_net_that_learns_no_classes_is_refused():
     with pytest.raises(ConfigError, match=r"model\.dense_weight") as caught:
         network_of(2, dense_weight=0.0)
@@ -120,7 +78,6 @@ def test_a_finest_stride_is_for_a_resnet():
 @pytest.mark.parametrize("dims", [2, 3])
 def test_masks_can_follow_the_classes_of_voxels(dims):
     shape = (48, 40, 32)[:dims]
-    torch.manual_seed(0)
     images, references = disc_images(1, shape, num_discs=2, radii=(6, 9), num_classes=2)
     network = network_of(dims).eval()
     (classes,) = class_maps(images, references)
@@ -136,8 +93,6 @@ def test_masks_can_follow_the_classes_of_voxels(dims):
 
     shown = [found.mask(n, shape) for n in range(len(found))]
     assert any(int(mask.sum()) > 20 for mask in shown)
-    inside = [
-        int((mask & (classes == class_id)).sum())
-        for mask, class_id in zip(shown, found.classes.tolist(), strict=True)
-    ]
-    assert sum(inside) > 0.8 * sum(int(mask.sum()) for mask in shown)  # but for voxels at the rim
+    for mask, class_id in zip(shown, found.classes.tolist(), strict=True):
+        inside = (mask & (classes == class_id)).sum() / mask.sum()
+        assert float(inside) > 0.8  # but for voxels between cells at the rim
