@@ -107,22 +107,15 @@ class TouchingBalls(BrightObjects):
     middles: ClassVar[tuple[tuple[float, ...], ...]] = ((4.6, 4.2, 4.4), (8.1, 7.3, 6.8))
     softness: ClassVar[tuple[float, ...]] = (1.5, 5.0)
 
-    def detect(
-        self,
-        outputs: dict[str, Any],
-        *,
-        shape: Sequence[int],
-        max_objects: int = 1000,
-        min_score: float = 0.05,
-    ) -> list[Detections]:
-        axes = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    def _found(self, image: Tensor, max_objects: int, min_score: float) -> Detections:
+        axes = np.meshgrid(*(np.arange(n) for n in image.shape), indexing="ij")
         maps = [
             np.clip(0.5 + (2.9 - np.linalg.norm(np.subtract(np.stack(axes, -1), m), axis=-1)) / s,
                     0, 1)
             for m, s in zip(self.middles, self.softness, strict=True)
         ]  # fmt: skip
         values = torch.from_numpy(np.stack(maps).astype(np.float32))
-        return [detections_from_maps(values, torch.tensor([0.9, 0.8]), torch.tensor([1, 1]))]
+        return detections_from_maps(values, torch.tensor([0.9, 0.8]), torch.tensor([1, 1]))
 
 
 class Overflowing(BrightObjects):

@@ -22,7 +22,7 @@ from medseg.inference.memory import MemoryUse, on_device, patch_bytes, plan_memo
 from medseg.inference.postprocess import Postprocess
 from medseg.inference.regions import background_logits, foreground_mask, narrowed
 from medseg.inference.runtimes import make_engine
-from medseg.inference.sliding_window import Slab, SlidingWindow
+from medseg.inference.sliding_window import Slab, SlidingWindow, Tta
 from medseg.inference.tiling import Tiling
 from medseg.inference.uncertainty import Measure
 from medseg.models.layout import in_fast_layout
@@ -75,9 +75,7 @@ class BundleNetworks:
         # Exported networks take patches of the plan's extent alone.
         is_free = self.engine.engine.name == "torch"
         self._stride = free_stride(self.networks[0]) if is_free else None
-        self.mirror_axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)
-        if inference.tta == "mirror" and not self.mirror_axes:
-            tell_of_no_mirrors(bundle.name)
+        self.mirror_axes = mirror_axes_of(bundle, tta=inference.tta)
         self.coarse: BundleNetworks | None = None
         if bundle.coarse is not None:
             self.coarse = BundleNetworks(
@@ -300,11 +298,17 @@ def free_stride(network: nn.Module) -> tuple[int, ...] | None:
     return stride
 
 
-def tell_of_no_mirrors(name: str) -> None:
-    """Warns that mirrored images are asked of a bundle of that name, which has not seen any."""
-    logger.warning(
-        "inference.tta=mirror changes nothing: %s was trained without mirrored images", name
-    )
+def mirror_axes_of(bundle: ModelBundle, *, tta: Tta) -> tuple[int, ...]:
+    """Axes of network space that training mirrored; warns where mirrored images are asked of a
+    bundle that has not seen any.
+    """
+    axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)
+    if tta == "mirror" and not axes:
+        logger.warning(
+            "inference.tta=mirror changes nothing: %s was trained without mirrored images",
+            bundle.name,
+        )
+    return axes
 
 
 def mirror_axes_in_network(plan: Plan, mirror_axes: str) -> tuple[int, ...]:

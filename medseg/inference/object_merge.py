@@ -224,7 +224,7 @@ def cropped(found: FoundObject) -> FoundObject:
 
 
 def probabilities_of(found: FoundObject) -> NDArray[np.float32]:
-    """Shares of an object's box and one voxel around it; a mask's are 0 and 1."""
+    """Of an object's box and one voxel around it; a mask's are 0 and 1."""
     return (
         np.pad(found.mask, 1).astype(np.float32)
         if found.probabilities is None
@@ -459,7 +459,7 @@ def _mean_view(
         return replace(found, score=score)
     start, probabilities = _together(alike, np.add)
     probabilities = probabilities / np.float32(len(alike))
-    mask = probabilities[(slice(1, -1),) * probabilities.ndim] >= THRESHOLD
+    mask = _mask_within(probabilities)
     if not mask.any():
         return replace(found, score=score)
     return cropped(FoundObject(start, mask, found.class_id, score, probabilities))
@@ -502,12 +502,19 @@ def _union(parts: Sequence[FoundObject]) -> FoundObject:
     if len(parts) == 1:
         return parts[0]
     start, probabilities = _together(parts, np.maximum)
-    mask = probabilities[(slice(1, -1),) * probabilities.ndim] >= THRESHOLD
+    mask = _mask_within(probabilities)
     sizes = np.array([part.mask.sum() for part in parts], float)
     score = float(np.average([part.score for part in parts], weights=sizes))
     is_soft = any(part.probabilities is not None for part in parts)
     class_id = parts[int(sizes.argmax())].class_id
     return FoundObject(start, mask, class_id, score, probabilities if is_soft else None)
+
+
+def _mask_within(probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The mask of a box, of whose voxels and one voxel around it probabilities are given."""
+    inside = (slice(1, -1),) * probabilities.ndim
+    mask: NDArray[np.bool_] = probabilities[inside] >= THRESHOLD
+    return mask
 
 
 def _together(

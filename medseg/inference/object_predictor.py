@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -16,7 +17,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.identity import Case
 from medseg.core.segmentation import InstanceSet, LabelMap, PanopticMap, ProbabilityMap
 from medseg.core.volume import Volume
-from medseg.inference.bundle_networks import mirror_axes_in_network, tell_of_no_mirrors
+from medseg.inference.bundle_networks import mirror_axes_of
 from medseg.inference.ensemble import BundleGroup
 from medseg.inference.network_space import instance_set, panoptic_map
 from medseg.inference.object_engines import FiniteDetector, sole_network
@@ -172,9 +173,7 @@ class _Member:
         self.objects = replace(objects, min_score=own)
         self.device = device
         self.precision = precision
-        axes = mirror_axes_in_network(bundle.plan, bundle.mirror_axes)
-        if tta == "mirror" and not axes:
-            tell_of_no_mirrors(bundle.name)
+        axes = mirror_axes_of(bundle, tta=tta)
         self.mirrors = mirror_combinations(axes if tta == "mirror" else ())
         network = in_fast_layout(sole_network(bundle).to(self.device).eval(), self.device)
         exported = make_detector(
@@ -250,23 +249,31 @@ def resized(
     """
     if tuple(old_shape) == tuple(new_shape):
         return found
-    values = probabilities_of(found)
-    nearest = np.pad(found.mask, 1).astype(np.float32)
-    start = []
+    old_values = probabilities_of(found)
+    start, matrices = [], []
     for axis, (old, new) in enumerate(zip(old_shape, new_shape, strict=True)):
-        first, matrix = _linear(found.start[axis] - 1, values.shape[axis], old, new)
-        values = np.moveaxis(np.tensordot(matrix, values, axes=(1, axis)), 0, axis)
-        rounded = (matrix == matrix.max(1, keepdims=True)).astype(np.float32)
-        nearest = np.moveaxis(np.tensordot(rounded, nearest, axes=(1, axis)), 0, axis)
+        first, matrix = _linear(found.start[axis] - 1, old_values.shape[axis], old, new)
         start.append(first)
+        matrices.append(matrix)
+    values = _along_axes(matrices, old_values)
     mask: NDArray[np.bool_] = values >= THRESHOLD
     if not mask.any():
-        mask = nearest > 0
+        nearest = [(m == m.max(1, keepdims=True)).astype(np.float32) for m in matrices]
+        mask = _along_axes(nearest, np.pad(found.mask, 1).astype(np.float32)) > 0
     if not mask.any():
         mask = values == values.max()
         mask.flat[np.flatnonzero(mask)[1:]] = False
     around = np.pad(values, 1)
     return cropped(replace(found, start=tuple(start), mask=mask, probabilities=around))
+
+
+def _along_axes(
+    matrices: Sequence[NDArray[np.float32]], values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Values with each axis multiplied by its matrix."""
+    for axis, matrix in enumerate(matrices):
+        values = np.moveaxis(np.tensordot(matrix, values, axes=(1, axis)), 0, axis)
+    return values
 
 
 def _linear(first: int, extent: int, old: int, new: int) -> tuple[int, NDArray[np.float32]]:

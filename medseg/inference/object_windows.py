@@ -150,10 +150,11 @@ class ObjectWindows:
         views, total = [], None
         for axes in mirrors:
             in_image = tuple(axis + 1 for axis in axes)
-            objects, logits = self._seen(search, image.flip(in_image), is_alone=len(mirrors) == 1)
+            shown = image.flip(in_image) if axes else image  # flipping copies
+            objects, logits = self._seen(search, shown, is_alone=len(mirrors) == 1)
             views.append([flipped(found, axes, shape) for found in objects])
             if logits is not None:
-                logits = logits.flip(in_image)
+                logits = logits.flip(in_image) if axes else logits
                 total = logits if total is None else total + logits
         merged = views[0] if len(views) == 1 else merge_views(views, shape)
         return self.chosen(merged, shape), None if total is None else total / len(views)
