@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -36,6 +35,7 @@ from medseg.models.detection.masks import THRESHOLD
 from medseg.models.detection.objects import Detector
 from medseg.models.layout import in_fast_layout
 from medseg.transforms.preprocess import Preprocessed, preprocess
+from medseg.transforms.resample import along_axes
 from medseg.transforms.restore import turn_back, turned_shape
 
 
@@ -250,30 +250,23 @@ def resized(
     if tuple(old_shape) == tuple(new_shape):
         return found
     old_values = probabilities_of(found)
-    start, matrices = [], []
+    start, matrices = [], {}
     for axis, (old, new) in enumerate(zip(old_shape, new_shape, strict=True)):
         first, matrix = _linear(found.start[axis] - 1, old_values.shape[axis], old, new)
         start.append(first)
-        matrices.append(matrix)
-    values = _along_axes(matrices, old_values)
+        matrices[axis] = matrix
+    values = along_axes(old_values, matrices)
     mask: NDArray[np.bool_] = values >= THRESHOLD
     if not mask.any():
-        nearest = [(m == m.max(1, keepdims=True)).astype(np.float32) for m in matrices]
-        mask = _along_axes(nearest, np.pad(found.mask, 1).astype(np.float32)) > 0
+        nearest = {
+            n: (m == m.max(1, keepdims=True)).astype(np.float32) for n, m in matrices.items()
+        }
+        mask = along_axes(np.pad(found.mask, 1).astype(np.float32), nearest) > 0
     if not mask.any():
         mask = values == values.max()
         mask.flat[np.flatnonzero(mask)[1:]] = False
     around = np.pad(values, 1)
     return cropped(replace(found, start=tuple(start), mask=mask, probabilities=around))
-
-
-def _along_axes(
-    matrices: Sequence[NDArray[np.float32]], values: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Values with each axis multiplied by its matrix."""
-    for axis, matrix in enumerate(matrices):
-        values = np.moveaxis(np.tensordot(matrix, values, axes=(1, axis)), 0, axis)
-    return values
 
 
 def _linear(first: int, extent: int, old: int, new: int) -> tuple[int, NDArray[np.float32]]:

@@ -8,6 +8,7 @@ at a fraction of its time (docs/benchmarks.md).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -32,13 +33,17 @@ def resample_image(
         shape: wanted (I, J, K).
         order: spline order; 3 for images, 1 for probabilities.
     """
-    result = array
     if array.shape[1:] == tuple(shape):
-        return result
-    for axis, (old, new) in enumerate(zip(array.shape[1:], shape, strict=True), start=1):
-        if old != new:
-            matrix = zoom_matrix(old, new, min(order, 3) if old > 1 else 0)
-            result = np.moveaxis(np.tensordot(matrix, result, axes=(1, axis)), 0, axis)
+        return array
+    extents = enumerate(zip(array.shape[1:], shape, strict=True), start=1)
+    result = along_axes(
+        array,
+        {
+            axis: zoom_matrix(old, new, min(order, 3) if old > 1 else 0)
+            for axis, (old, new) in extents
+            if old != new
+        },
+    )
     if order > 1:
         axes = tuple(range(1, array.ndim))
         low = array.min(axis=axes, keepdims=True)
@@ -78,6 +83,16 @@ def resample_nearest(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any
         if old != new:
             nearest = np.floor((np.arange(new) + 0.5) * old / new).astype(int)
             result = np.take(result, np.minimum(nearest, old - 1), axis=axis)
+    return result
+
+
+def along_axes(
+    array: NDArray[np.float32], matrices: Mapping[int, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """An array of which some axes are multiplied by a matrix (new, old) each."""
+    result = array
+    for axis, matrix in matrices.items():
+        result = np.moveaxis(np.tensordot(matrix, result, axes=(1, axis)), 0, axis)
     return result
 
 
